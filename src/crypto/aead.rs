@@ -1,0 +1,250 @@
+//! The AEAD interface of the packet path: keys, and seal and open over a run of packets.
+//!
+//! A run is what one burst brings: each packet with its own key, nonce and length. The vector kernels to come fill the
+//! same interface; today every job is done by [`super::portable`].
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::portable::PortableKey;
+
+/// Length of the integrity check value, in bytes (RFC 4106 section 6).
+pub const ICV_LEN: usize = 16;
+/// Length of the explicit IV in each packet, in bytes (RFC 4106 section 3.1).
+pub const IV_LEN: usize = 8;
+/// Length of the salt that precedes the IV in the nonce, in bytes (RFC 4106 section 4).
+pub const SALT_LEN: usize = 4;
+/// Length of the nonce, in bytes.
+pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
+
+/// An AEAD transform of ESP, with a 16-byte ICV (RFC 4106 section 8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Cipher {
+    /// AES-GCM with a 128-bit key.
+    Aes128Gcm,
+    /// AES-GCM with a 192-bit key.
+    Aes192Gcm,
+    /// AES-GCM with a 256-bit key.
+    Aes256Gcm,
+}
+
+impl Cipher {
+    /// Every cipher.
+    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes192Gcm, Self::Aes256Gcm];
+
+    /// Length of the AES key, in bytes, without the salt.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes192Gcm => 24,
+            Self::Aes256Gcm => 32,
+        }
+    }
+
+    /// The name in policy files and `simplon show`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "aes-128-gcm",
+            Self::Aes192Gcm => "aes-192-gcm",
+            Self::Aes256Gcm => "aes-256-gcm",
+        }
+    }
+
+    /// The cipher called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cipher| cipher.name() == name)
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A key of the wrong length for its cipher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{cipher} takes {expected} bytes (the key and then a {SALT_LEN}-byte salt), not {found}")]
+pub struct KeyLengthError {
+    /// The cipher.
+    pub cipher: Cipher,
+    /// Bytes wanted, key and salt.
+    pub expected: usize,
+    /// Bytes given.
+    pub found: usize,
+}
+
+/// Names a key without telling it: a hash of cipher and key. The salt is left out, for a nonce that repeats is one
+/// under the same key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyFingerprint([u8; 16]);
+
+impl KeyFingerprint {
+    /// Lower-case hexadecimal, for file names and logs.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Key and salt of one SA as they were given (RFC 4106 section 8.1). Zeroised when dropped, never printed.
+pub struct KeyMaterial {
+    cipher: Cipher,
+    // INVARIANT: `cipher.key_len()` bytes.
+    key: Zeroizing<Vec<u8>>,
+    salt: [u8; SALT_LEN],
+}
+
+impl KeyMaterial {
+    /// Takes the AES key followed by the salt, the form in which RFC 4106 section 8.1 has key exchange deliver them.
+    ///
+    /// # Errors
+    /// [`KeyLengthError`] where the length is not the cipher's.
+    pub fn new(cipher: Cipher, mut bytes: Zeroizing<Vec<u8>>) -> Result<Self, KeyLengthError> {
+        let wrong_length = KeyLengthError {
+            cipher,
+            expected: cipher.key_len() + SALT_LEN,
+            found: bytes.len(),
+        };
+        if bytes.len() != wrong_length.expected {
+            return Err(wrong_length);
+        }
+        let (_, salt) = bytes.split_last_chunk().ok_or(wrong_length)?;
+        let salt = *salt;
+        // Within the old allocation, so no copy of the key is left behind.
+        for byte in bytes.iter_mut().skip(cipher.key_len()) {
+            byte.zeroize();
+        }
+        bytes.truncate(cipher.key_len());
+        Ok(Self {
+            cipher,
+            key: bytes,
+            salt,
+        })
+    }
+
+    /// The cipher the key is for.
+    pub fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    /// The salt that begins every nonce.
+    pub fn salt(&self) -> [u8; SALT_LEN] {
+        self.salt
+    }
+
+    /// Names the key without telling it.
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        let mut hash = Sha256::new();
+        hash.update(b"simplon key fingerprint v1");
+        hash.update(self.cipher.name());
+        hash.update(self.key.as_slice());
+        let digest = hash.finalize();
+        let mut out = [0; 16];
+        out.copy_from_slice(&digest[..16]);
+        KeyFingerprint(out)
+    }
+
+    /// Whether both hold the same AES key under the same cipher, in time that does not depend on the keys.
+    pub fn same_key(&self, other: &Self) -> bool {
+        self.cipher == other.cipher && bool::from(self.key.ct_eq(&other.key))
+    }
+}
+
+/// An expanded key, ready for packets. Zeroised when dropped, never printed.
+pub struct AeadKey {
+    salt: [u8; SALT_LEN],
+    portable: PortableKey,
+}
+
+impl AeadKey {
+    /// Expands `material`.
+    pub fn new(material: &KeyMaterial) -> Self {
+        Self {
+            salt: material.salt,
+            portable: PortableKey::new(material.cipher, &material.key),
+        }
+    }
+
+    /// The nonce of the packet whose explicit IV is `iv` (RFC 4106 section 4).
+    pub fn nonce(&self, iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
+        let mut nonce = [0; NONCE_LEN];
+        let (salt, tail) = nonce.split_at_mut(SALT_LEN);
+        salt.copy_from_slice(&self.salt);
+        tail.copy_from_slice(&iv);
+        nonce
+    }
+}
+
+/// Additional authenticated data of one ESP packet (RFC 4106 section 5): SPI, then 32 or 64 bits of sequence number.
+#[derive(Clone, Copy)]
+pub struct Aad {
+    bytes: [u8; 12],
+    len: u8,
+}
+
+impl Aad {
+    /// SPI and 32-bit sequence number.
+    pub fn short(spi: u32, seq: u32) -> Self {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&spi.to_be_bytes());
+        bytes[4..8].copy_from_slice(&seq.to_be_bytes());
+        Self { bytes, len: 8 }
+    }
+
+    /// SPI and 64-bit extended sequence number, high half first.
+    pub fn extended(spi: u32, seq: u64) -> Self {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&spi.to_be_bytes());
+        bytes[4..].copy_from_slice(&seq.to_be_bytes());
+        Self { bytes, len: 12 }
+    }
+
+    /// The bytes: 8 or 12.
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// One packet to seal.
+pub struct SealJob<'a> {
+    /// The key.
+    pub key: &'a AeadKey,
+    /// The nonce; never twice under one key.
+    pub nonce: [u8; NONCE_LEN],
+    /// What is authenticated beside the text.
+    pub aad: Aad,
+    /// On entry plaintext, then [`ICV_LEN`] bytes of any content; on return ciphertext, then the ICV.
+    pub text: &'a mut [u8],
+}
+
+/// One packet to open.
+pub struct OpenJob<'a> {
+    /// The key.
+    pub key: &'a AeadKey,
+    /// The nonce.
+    pub nonce: [u8; NONCE_LEN],
+    /// What is authenticated beside the text.
+    pub aad: Aad,
+    /// On entry ciphertext, then the ICV; on return plaintext where `authentic`, and otherwise as it was. The ICV stays.
+    pub text: &'a mut [u8],
+    /// Set by [`open_burst`]: the ICV was right.
+    pub authentic: bool,
+}
+
+/// Seals every job in place. A text shorter than an ICV, which no caller builds, is left as it was.
+pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
+    for job in jobs {
+        job.key.portable.seal(&job.nonce, job.aad.as_slice(), job.text);
+    }
+}
+
+/// Opens every job in place and sets its verdict. The ICV is compared in constant time, before anything is decrypted.
+pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
+    for job in jobs {
+        job.authentic = job.key.portable.open(&job.nonce, job.aad.as_slice(), job.text);
+    }
+}

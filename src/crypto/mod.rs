@@ -1,0 +1,4 @@
+//! Authenticated encryption for ESP. Unsafe code will live in the vector kernels only; imports `ids`, nothing else.
+
+pub mod aead;
+mod portable;

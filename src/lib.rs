@@ -1,0 +1,8 @@
+//! simplon, a userspace IPsec gateway. `docs/ARCHITECTURE.md` says which module may import which.
+
+pub mod buf;
+pub mod crypto;
+pub mod drop;
+pub mod ids;
+pub mod meta;
+pub mod policy;

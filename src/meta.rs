@@ -1,0 +1,80 @@
+//! What the stages of the packet path know of a packet beside its bytes.
+#![forbid(unsafe_code)]
+
+use crate::drop::{DropReason, Fate, PuntReason};
+use crate::ids::{NextHopIndex, SaIndex};
+
+/// Most packets that one poll returns, and so the size of every per-burst array.
+pub const BURST: usize = 64;
+
+/// Per-packet state that travels with a burst, in an array beside the packets.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketMeta {
+    /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned.
+    pub seq: u64,
+    /// The SA that seals or opens it, once a lookup has found one.
+    pub sa: SaIndex,
+    /// Where it goes next, once routed.
+    pub next_hop: NextHopIndex,
+    /// Where it stands.
+    pub fate: Fate,
+    /// Offset of the ESP header from the start of the IP packet, in bytes; inbound only.
+    pub esp_offset: u16,
+    /// Offset of the transport header from the start of the IP packet, in bytes.
+    pub l4_offset: u16,
+    /// TOS or traffic class of the outer header as it was received; inbound only.
+    pub outer_tos: u8,
+    /// IP protocol after the headers and extension headers that were walked.
+    pub protocol: u8,
+    /// What the parser found.
+    pub kind: PacketKind,
+}
+
+/// The shape of a parsed packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PacketKind {
+    /// Not an IP packet.
+    Other,
+    /// IPv4, headers checked.
+    Ipv4,
+    /// IPv6, headers checked.
+    Ipv6,
+}
+
+const _: () = assert!(size_of::<PacketMeta>() <= 32);
+
+impl PacketMeta {
+    /// A live packet of which nothing is known.
+    pub const NEW: Self = Self {
+        seq: 0,
+        sa: SaIndex(0),
+        next_hop: NextHopIndex(0),
+        fate: Fate::Live,
+        esp_offset: 0,
+        l4_offset: 0,
+        outer_tos: 0,
+        protocol: 0,
+        kind: PacketKind::Other,
+    };
+
+    /// Whether the packet is still on its way.
+    pub fn is_live(&self) -> bool {
+        self.fate == Fate::Live
+    }
+
+    /// Ends the packet for `reason`.
+    pub fn kill(&mut self, reason: DropReason) {
+        self.fate = Fate::Dropped(reason);
+    }
+
+    /// Ends the packet on this path by handing it to the control side for `reason`.
+    pub fn punt(&mut self, reason: PuntReason) {
+        self.fate = Fate::Punted(reason);
+    }
+}
+
+impl Default for PacketMeta {
+    fn default() -> Self {
+        Self::NEW
+    }
+}

@@ -1,0 +1,220 @@
+//! A checked policy: what a file says once every rule holds.
+//!
+//! [`super::parse`] is the only way to get a [`Policy`]; nothing downstream checks its invariants again.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::crypto::aead::KeyMaterial;
+use crate::ids::{PortIndex, Spi};
+
+/// One gateway: its ports, its static neighbours and routes, its tunnels.
+pub struct Policy {
+    /// The gateway itself.
+    pub gateway: Gateway,
+    /// Ports in declared order; [`PortIndex`] is the position. Pairs are mutual and join the two sides.
+    pub ports: Vec<Port>,
+    /// Static neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Static routes.
+    pub routes: Vec<Route>,
+    /// Tunnels in declared order; `TunnelIndex` is the position.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// Settings of the whole gateway.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Name, also DPDK's file prefix: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Cores of the workers, one each, in order, without repetition.
+    pub workers: Vec<usize>,
+    /// Where sequence numbers are leased.
+    pub state_dir: PathBuf,
+    /// Unix socket of the control side.
+    pub control_socket: PathBuf,
+    /// Memory for DPDK, in MiB.
+    pub memory_mib: u32,
+    /// The operator accepts static keys with GCM, against RFC 8221 section 3.
+    pub lab_keys: bool,
+}
+
+/// How DPDK finds a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// A PCI address, `0000:3b:00.0`.
+    Pci(String),
+    /// A virtual device with its arguments, `net_af_packet0,iface=g0`.
+    Virtual(String),
+}
+
+/// RFC 4301 section 3.1: clear text lives on the protected side, tunnels on the unprotected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Towards the hosts: clear text.
+    Protected,
+    /// Towards the peers: tunnels.
+    Unprotected,
+}
+
+/// One port.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its name in the file.
+    pub name: String,
+    /// What DPDK opens.
+    pub device: Device,
+    /// Which side it faces.
+    pub side: Side,
+    /// The port that what enters here leaves by; on the other side, and its pair is this one.
+    pub pair: PortIndex,
+    /// Own addresses with the length of the subnet they stand in (`192.0.2.1/24` keeps the host part).
+    pub addresses: Vec<IpNet>,
+    /// Largest IP packet, in bytes: 1280 to 9000.
+    pub mtu: u16,
+    /// Queue pairs asked for; 1 to 64. The driver may offer fewer.
+    pub queues: u16,
+}
+
+/// A 48-bit MAC address in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A static neighbour.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The port it is reached by.
+    pub port: PortIndex,
+}
+
+/// A static route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Destination prefix, host bits zero.
+    pub to: IpNet,
+    /// Next hop, same family as `to`.
+    pub via: IpAddr,
+    /// The port it is reached by.
+    pub port: PortIndex,
+}
+
+/// One tunnel: which traffic, between which gateways.
+pub struct Tunnel {
+    /// Its name in the file, unique.
+    pub name: String,
+    /// Protected networks on this side, host bits zero, at least one.
+    pub local_networks: Vec<IpNet>,
+    /// Protected networks behind the peer, host bits zero, at least one; some family is on both sides.
+    pub remote_networks: Vec<IpNet>,
+    /// One or two endpoint sets, at most one per outer family.
+    pub endpoints: Vec<EndpointSet>,
+}
+
+/// The two tunnel endpoints in one address family, and the SA pair between them.
+pub struct EndpointSet {
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address, same family.
+    pub remote: IpAddr,
+    /// ESP as it is, or in UDP.
+    pub encapsulation: Encapsulation,
+    /// How outer headers are built.
+    pub outer: OuterHeader,
+    /// The SA we seal with.
+    pub outbound: OutboundKeying,
+    /// The SA we open with.
+    pub inbound: InboundKeying,
+}
+
+/// What stands between the outer IP header and ESP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encapsulation {
+    /// Nothing: IP protocol 50.
+    None,
+    /// UDP (RFC 3948), with our and the peer's port.
+    Udp {
+        /// Our port, source of what we send.
+        local_port: u16,
+        /// The peer's port.
+        remote_port: u16,
+    },
+}
+
+/// Where the outer DSCP comes from (RFC 4301 section 5.1.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dscp {
+    /// From the inner header.
+    Copy,
+    /// Always this one, 0 to 63.
+    Fixed(u8),
+}
+
+/// The outer IPv4 DF bit (RFC 4301 section 8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DontFragment {
+    /// From the inner IPv4 header; set where the inner packet is IPv6, which routers never fragment.
+    Copy,
+    /// Always set.
+    Set,
+    /// Always clear.
+    Clear,
+}
+
+/// The outer ECN field at the tunnel's entry (RFC 6040 section 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EcnMode {
+    /// Normal mode: copied from the inner header.
+    Normal,
+    /// Compatibility mode: always Not-ECT, for peers that ignore it when opening.
+    Compatibility,
+}
+
+/// How outer headers are built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OuterHeader {
+    /// TTL or hop limit, 1 to 255.
+    pub hop_limit: u8,
+    /// DSCP.
+    pub dscp: Dscp,
+    /// DF, where the outer header is IPv4.
+    pub df: DontFragment,
+    /// ECN.
+    pub ecn: EcnMode,
+}
+
+/// Keying of the SA we seal with.
+pub struct OutboundKeying {
+    /// The peer's SPI.
+    pub spi: Spi,
+    /// Cipher, key and salt.
+    pub key: KeyMaterial,
+    /// Extended sequence numbers.
+    pub esn: bool,
+}
+
+/// Keying of the SA we open with.
+pub struct InboundKeying {
+    /// Our SPI.
+    pub spi: Spi,
+    /// Cipher, key and salt.
+    pub key: KeyMaterial,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Anti-replay window in packets: a power of two from 64 to 65,536.
+    pub window: u32,
+}
