@@ -23,6 +23,10 @@ pub trait PacketBuf {
     fn adj(&mut self, len: usize) -> bool;
     /// Cuts `len` bytes off the end; false where the packet is shorter.
     fn trim(&mut self, len: usize) -> bool;
+    /// Whether [`Self::data`] is the whole packet and nobody else holds it.
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 /// A packet on the heap, for tests, fuzzing and tools. Never on the packet path.
@@ -63,9 +67,7 @@ impl PacketBuf for TestBuf {
     }
 
     fn data_mut(&mut self) -> &mut [u8] {
-        self.bytes
-            .get_mut(self.start..self.end)
-            .unwrap_or_default()
+        self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
     fn headroom(&self) -> usize {
@@ -127,7 +129,7 @@ mod tests {
         packet.prepend(2).expect("headroom")[..2].copy_from_slice(b"xy");
         packet.append(1).expect("tailroom")[5] = b'z';
         assert_eq!(packet.data(), b"xyabcz");
-        assert!(packet.adj(1) && packet.trim(2));
+        assert!(packet.adj(1) && packet.trim(1));
         assert_eq!(packet.data(), b"yabc");
     }
 }

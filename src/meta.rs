@@ -13,13 +13,15 @@ pub struct PacketMeta {
     /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned.
     pub seq: u64,
     /// The SA that seals or opens it, once a lookup has found one.
-    pub sa: SaIndex,
+    pub sa: Option<SaIndex>,
     /// Where it goes next, once routed.
     pub next_hop: NextHopIndex,
     /// Where it stands.
     pub fate: Fate,
     /// Offset of the ESP header from the start of the IP packet, in bytes; inbound only.
     pub esp_offset: u16,
+    /// Length of the inner IP packet, in bytes.
+    pub inner_len: u16,
     /// Offset of the transport header from the start of the IP packet, in bytes.
     pub l4_offset: u16,
     /// TOS or traffic class of the outer header as it was received; inbound only.
@@ -47,10 +49,11 @@ impl PacketMeta {
     /// A live packet of which nothing is known.
     pub const NEW: Self = Self {
         seq: 0,
-        sa: SaIndex(0),
+        sa: None,
         next_hop: NextHopIndex(0),
         fate: Fate::Live,
         esp_offset: 0,
+        inner_len: 0,
         l4_offset: 0,
         outer_tos: 0,
         protocol: 0,

@@ -238,13 +238,18 @@ pub struct OpenJob<'a> {
 /// Seals every job in place. A text shorter than an ICV, which no caller builds, is left as it was.
 pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
     for job in jobs {
-        job.key.portable.seal(&job.nonce, job.aad.as_slice(), job.text);
+        job.key
+            .portable
+            .seal(&job.nonce, job.aad.as_slice(), job.text);
     }
 }
 
 /// Opens every job in place and sets its verdict. The ICV is compared in constant time, before anything is decrypted.
 pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
     for job in jobs {
-        job.authentic = job.key.portable.open(&job.nonce, job.aad.as_slice(), job.text);
+        job.authentic = job
+            .key
+            .portable
+            .open(&job.nonce, job.aad.as_slice(), job.text);
     }
 }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::crypto::aead::KeyMaterial;
 use crate::ids::{PortIndex, Spi};
+pub use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
 
 /// One gateway: its ports, its static neighbours and routes, its tunnels.
 pub struct Policy {
@@ -139,62 +140,6 @@ pub struct EndpointSet {
     pub outbound: OutboundKeying,
     /// The SA we open with.
     pub inbound: InboundKeying,
-}
-
-/// What stands between the outer IP header and ESP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Encapsulation {
-    /// Nothing: IP protocol 50.
-    None,
-    /// UDP (RFC 3948), with our and the peer's port.
-    Udp {
-        /// Our port, source of what we send.
-        local_port: u16,
-        /// The peer's port.
-        remote_port: u16,
-    },
-}
-
-/// Where the outer DSCP comes from (RFC 4301 section 5.1.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dscp {
-    /// From the inner header.
-    Copy,
-    /// Always this one, 0 to 63.
-    Fixed(u8),
-}
-
-/// The outer IPv4 DF bit (RFC 4301 section 8.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DontFragment {
-    /// From the inner IPv4 header; set where the inner packet is IPv6, which routers never fragment.
-    Copy,
-    /// Always set.
-    Set,
-    /// Always clear.
-    Clear,
-}
-
-/// The outer ECN field at the tunnel's entry (RFC 6040 section 4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EcnMode {
-    /// Normal mode: copied from the inner header.
-    Normal,
-    /// Compatibility mode: always Not-ECT, for peers that ignore it when opening.
-    Compatibility,
-}
-
-/// How outer headers are built.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OuterHeader {
-    /// TTL or hop limit, 1 to 255.
-    pub hop_limit: u8,
-    /// DSCP.
-    pub dscp: Dscp,
-    /// DF, where the outer header is IPv4.
-    pub df: DontFragment,
-    /// ECN.
-    pub ecn: EcnMode,
 }
 
 /// Keying of the SA we seal with.

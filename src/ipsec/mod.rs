@@ -1,0 +1,19 @@
+//! SAs, policies and ESP. Knows buffers and keys, not DPDK; imports the base modules, `wire` and `crypto`.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+pub mod esp_in;
+pub mod esp_out;
+pub mod outer;
+pub mod replay;
+pub mod sa;
+pub mod sad;
+pub mod selector;
+pub mod seq;
+pub mod spd;

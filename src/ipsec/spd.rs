@@ -1,0 +1,208 @@
+//! The security policy database of the packet path: source and destination to what is done (RFC 4301 section 4.4.1).
+//!
+//! Tuple space search: policies whose prefixes have the same two lengths share one hash table, and the tables are asked
+//! from the most specific down, so the cost depends on how many pairs of lengths there are, not on how many policies.
+//! Among equally specific tables the one declared first is asked first. What no policy names is discarded.
+
+use ipnet::IpNet;
+use rustc_hash::FxHashMap;
+
+use crate::ids::SaIndex;
+use crate::ipsec::selector::{Address, AddressPair};
+
+/// What is done with a packet that came in clear on the protected side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpdAction {
+    /// Sealed with this SA.
+    Protect(SaIndex),
+    /// Discarded: no policy names it.
+    Discard,
+}
+
+/// An immutable set of policies, compiled for lookup.
+#[derive(Default)]
+pub struct Spd {
+    v4: Box<[Tuple<u32>]>,
+    v6: Box<[Tuple<u128>]>,
+}
+
+struct Tuple<A> {
+    source_mask: A,
+    destination_mask: A,
+    actions: FxHashMap<(A, A), SpdAction>,
+}
+
+/// Collects policies in declared order.
+#[derive(Default)]
+pub struct SpdBuilder {
+    v4: TupleBuilder<u32>,
+    v6: TupleBuilder<u128>,
+}
+
+#[derive(Default)]
+struct TupleBuilder<A> {
+    /// Prefix lengths of source and destination, to the table; with its place in declared order.
+    tuples: FxHashMap<(u8, u8), (usize, FxHashMap<(A, A), SpdAction>)>,
+}
+
+impl<A: Address> TupleBuilder<A> {
+    fn add(&mut self, source: (A, u8), destination: (A, u8), action: SpdAction) {
+        let declared = self.tuples.len();
+        let (_, table) = self
+            .tuples
+            .entry((source.1, destination.1))
+            .or_insert_with(|| (declared, FxHashMap::default()));
+        let key = (
+            source.0 & A::mask(source.1),
+            destination.0 & A::mask(destination.1),
+        );
+        table.entry(key).or_insert(action);
+    }
+
+    fn build(self) -> Box<[Tuple<A>]> {
+        let mut tuples: Vec<_> = self.tuples.into_iter().collect();
+        tuples.sort_by_key(|((source, destination), (declared, _))| {
+            let specific = u16::from(*source).saturating_add(u16::from(*destination));
+            (std::cmp::Reverse(specific), *declared)
+        });
+        let compiled = |((source, destination), (_, actions))| Tuple {
+            source_mask: A::mask(source),
+            destination_mask: A::mask(destination),
+            actions,
+        };
+        tuples.into_iter().map(compiled).collect()
+    }
+}
+
+impl SpdBuilder {
+    /// Adds a policy for what goes from `source` to `destination`. Prefixes of different families name no packet, and
+    /// of two equal policies the first stands.
+    pub fn add(&mut self, source: &IpNet, destination: &IpNet, action: SpdAction) {
+        match (source, destination) {
+            (IpNet::V4(source), IpNet::V4(destination)) => self.v4.add(
+                (source.addr().to_bits(), source.prefix_len()),
+                (destination.addr().to_bits(), destination.prefix_len()),
+                action,
+            ),
+            (IpNet::V6(source), IpNet::V6(destination)) => self.v6.add(
+                (source.addr().to_bits(), source.prefix_len()),
+                (destination.addr().to_bits(), destination.prefix_len()),
+                action,
+            ),
+            _ => {}
+        }
+    }
+
+    /// Compiles what was added.
+    pub fn build(self) -> Spd {
+        Spd {
+            v4: self.v4.build(),
+            v6: self.v6.build(),
+        }
+    }
+}
+
+impl Spd {
+    /// What is done with a packet that has these addresses.
+    #[inline]
+    pub fn lookup(&self, addresses: AddressPair) -> SpdAction {
+        match addresses {
+            AddressPair::V4(source, destination) => find(&self.v4, source, destination),
+            AddressPair::V6(source, destination) => find(&self.v6, source, destination),
+        }
+    }
+}
+
+#[inline]
+fn find<A: Address>(tuples: &[Tuple<A>], source: A, destination: A) -> SpdAction {
+    tuples
+        .iter()
+        .find_map(|tuple| {
+            let key = (
+                source & tuple.source_mask,
+                destination & tuple.destination_mask,
+            );
+            tuple.actions.get(&key).copied()
+        })
+        .unwrap_or(SpdAction::Discard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spd(policies: &[(&str, &str)]) -> Spd {
+        let mut builder = SpdBuilder::default();
+        for (at, (source, destination)) in policies.iter().enumerate() {
+            let sa = SaIndex(u32::try_from(at).expect("few"));
+            let net = |text: &str| text.parse().expect("prefix");
+            builder.add(&net(source), &net(destination), SpdAction::Protect(sa));
+        }
+        builder.build()
+    }
+
+    fn ask(spd: &Spd, source: &str, destination: &str) -> Option<u32> {
+        let addr = |text: &str| text.parse().expect("address");
+        match spd.lookup(AddressPair::new(addr(source), addr(destination)).expect("one family")) {
+            SpdAction::Protect(sa) => Some(sa.0),
+            SpdAction::Discard => None,
+        }
+    }
+
+    #[test]
+    fn most_specific_policy_wins_whatever_the_order() {
+        let spd = spd(&[
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.0.0/16", "10.2.0.0/16"),
+            ("10.1.0.0/16", "10.2.3.4/32"),
+        ]);
+        assert_eq!(ask(&spd, "10.1.0.1", "10.2.3.4"), Some(2));
+        assert_eq!(ask(&spd, "10.1.0.1", "10.2.3.5"), Some(1));
+        assert_eq!(ask(&spd, "10.9.0.1", "10.2.3.5"), Some(0));
+    }
+
+    #[test]
+    fn default_is_discard_and_families_do_not_mix() {
+        let spd = spd(&[("0.0.0.0/0", "0.0.0.0/0")]);
+        assert_eq!(ask(&spd, "1.2.3.4", "5.6.7.8"), Some(0));
+        assert_eq!(ask(&spd, "fd00::1", "fd00::2"), None);
+        assert_eq!(ask(&Spd::default(), "1.2.3.4", "5.6.7.8"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_agrees_with_a_list_walk(
+            policies in prop::collection::vec((any::<u32>(), 0u8..=32, any::<u32>(), 0u8..=32), 0..40),
+            packets in prop::collection::vec((any::<u32>(), any::<u32>(), any::<prop::sample::Index>(), any::<bool>()), 1..40),
+        ) {
+            let net = |bits: u32, len| {
+                IpNet::from(ipnet::Ipv4Net::new_assert(bits.into(), len)).trunc()
+            };
+            let list: Vec<(IpNet, IpNet)> = policies.iter().map(|p| (net(p.0, p.1), net(p.2, p.3))).collect();
+            let mut builder = SpdBuilder::default();
+            for (at, (s, d)) in list.iter().enumerate() {
+                builder.add(s, d, SpdAction::Protect(SaIndex(at as u32)));
+            }
+            let spd = builder.build();
+            for (mut s, mut d, index, inside) in packets {
+                if inside && !policies.is_empty() {
+                    let policy = index.get(&policies);
+                    s = policy.0 & u32::mask(policy.1) | s & !u32::mask(policy.1);
+                    d = policy.2 & u32::mask(policy.3) | d & !u32::mask(policy.3);
+                }
+                let fits = |n: &IpNet, bits: u32| n.contains(&std::net::IpAddr::V4(bits.into()));
+                let best = list.iter().filter(|(ps, pd)| fits(ps, s) && fits(pd, d))
+                    .map(|(ps, pd)| u16::from(ps.prefix_len()) + u16::from(pd.prefix_len())).max();
+                match spd.lookup(AddressPair::V4(s, d)) {
+                    SpdAction::Discard => prop_assert_eq!(best, None),
+                    SpdAction::Protect(sa) => {
+                        let (ps, pd) = &list[sa.index()];
+                        prop_assert!(fits(ps, s) && fits(pd, d));
+                        prop_assert_eq!(Some(u16::from(ps.prefix_len()) + u16::from(pd.prefix_len())), best);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Policy to tables and SAs. All allocation for the packet path happens here, on the control thread.
+
+use std::net::IpAddr;
+
+use crate::ids::{NextHopIndex, PortIndex, SaIndex, TunnelIndex};
+use crate::ipsec::outer::Encapsulation;
+use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa};
+use crate::ipsec::sad::SpiIndex;
+use crate::ipsec::selector::{PrefixSet, Selectors};
+use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
+use crate::policy::model::{EndpointSet, MacAddr, Policy, Side, Tunnel};
+use crate::policy::routes::{RouteTarget, Routes};
+use crate::policy::tables::{LocalAddresses, NextHop, PortTable, Tables};
+
+/// What compilation has to know of the machine.
+pub struct Topology {
+    /// MAC address of each port, by `PortIndex`.
+    pub macs: Vec<MacAddr>,
+}
+
+/// Every endpoint set of `policy` with its tunnel and the slot of its SAs: one slot a set, the same in both directions.
+pub fn endpoint_sets(
+    policy: &Policy,
+) -> impl Iterator<Item = (SaIndex, TunnelIndex, &Tunnel, &EndpointSet)> {
+    let sets = (0u32..).zip(&policy.tunnels).flat_map(|(at, tunnel)| {
+        tunnel
+            .endpoints
+            .iter()
+            .map(move |set| (TunnelIndex(at), tunnel, set))
+    });
+    (0u32..)
+        .zip(sets)
+        .map(|(slot, (at, tunnel, set))| (SaIndex(slot), at, tunnel, set))
+}
+
+/// The SA that seals for `set`, beginning at `next_seq`, with nothing leased.
+pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
+    OutboundSa::new(&OutboundParams {
+        spi: set.outbound.spi,
+        key: &set.outbound.key,
+        esn: set.outbound.esn,
+        next_seq,
+        local: set.local,
+        remote: set.remote,
+        encapsulation: set.encapsulation,
+        outer: set.outer,
+    })
+}
+
+/// The SA that opens for `set`, in which every number up to `seen` counts as seen.
+pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
+    InboundSa::new(InboundParams {
+        spi: set.inbound.spi,
+        key: &set.inbound.key,
+        esn: set.inbound.esn,
+        window: set.inbound.window,
+        seen,
+        local: set.local,
+        remote: set.remote,
+        encapsulation: set.encapsulation,
+        selectors: Selectors {
+            local: PrefixSet::new(&tunnel.local_networks),
+            remote: PrefixSet::new(&tunnel.remote_networks),
+        },
+    })
+}
+
+/// Compiles the tables of `policy`.
+pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
+    let mut next_hops = Vec::new();
+    let ports = (0u16..)
+        .zip(&policy.ports)
+        .map(|(at, _)| compile_port(policy, topology, PortIndex(at), &mut next_hops))
+        .collect();
+    Tables {
+        spd: compile_spd(policy),
+        spis: SpiIndex::new(endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot))),
+        ports,
+        next_hops: next_hops.into(),
+    }
+}
+
+/// Every selector of every tunnel, to the SA that carries its family: of two endpoint sets the one whose outer family is
+/// the inner one, of one that one.
+fn compile_spd(policy: &Policy) -> Spd {
+    let mut builder = SpdBuilder::default();
+    let mut first = 0u32;
+    for tunnel in &policy.tunnels {
+        for local in &tunnel.local_networks {
+            let is_v4 = local.addr().is_ipv4();
+            let same = tunnel
+                .endpoints
+                .iter()
+                .position(|set| set.local.is_ipv4() == is_v4);
+            let set = u32::try_from(same.unwrap_or(0)).unwrap_or(0);
+            let action = SpdAction::Protect(SaIndex(first.saturating_add(set)));
+            for remote in &tunnel.remote_networks {
+                builder.add(local, remote, action);
+            }
+        }
+        first = first.saturating_add(u32::try_from(tunnel.endpoints.len()).unwrap_or(0));
+    }
+    builder.build()
+}
+
+fn compile_port(
+    policy: &Policy,
+    topology: &Topology,
+    index: PortIndex,
+    next_hops: &mut Vec<NextHop>,
+) -> PortTable {
+    let port = &policy.ports[index.index()];
+    let mac = topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0);
+    let mut routes = Routes::default();
+    for neighbour in policy
+        .neighbours
+        .iter()
+        .filter(|neighbour| neighbour.port == index)
+    {
+        let hop = NextHopIndex(u32::try_from(next_hops.len()).unwrap_or(u32::MAX));
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&neighbour.mac.0);
+        macs[6..].copy_from_slice(&mac);
+        next_hops.push(NextHop {
+            macs,
+            port: index,
+            mtu: port.mtu,
+        });
+        routes.add_neighbour(neighbour.address, hop);
+        // A neighbour is on the link, whether or not the port's subnets hold it.
+        routes.add_route(&neighbour.address.into(), RouteTarget::Via(hop));
+    }
+    for address in &port.addresses {
+        routes.add_route(&address.trunc(), RouteTarget::OnLink);
+    }
+    for route in policy.routes.iter().filter(|route| route.port == index) {
+        let target = routes
+            .lookup(route.via)
+            .map_or(RouteTarget::Unresolved, RouteTarget::Via);
+        routes.add_route(&route.to, target);
+    }
+    let sa_hops = endpoint_sets(policy)
+        .map(|(.., set)| routes.lookup(set.remote))
+        .collect();
+    PortTable {
+        side: port.side,
+        mac,
+        local: local_addresses(policy, index),
+        routes,
+        sa_hops,
+    }
+}
+
+fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddresses {
+    let port = &policy.ports[index.index()];
+    let mut local = LocalAddresses::default();
+    for address in &port.addresses {
+        match address.addr() {
+            IpAddr::V4(address) => local.v4.insert(address.to_bits()),
+            IpAddr::V6(address) => local.v6.insert(address.to_bits()),
+        };
+    }
+    if port.side == Side::Unprotected {
+        for (.., set) in endpoint_sets(policy) {
+            if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
+                local.nat_t.insert((set.local, local_port));
+            }
+        }
+    }
+    local
+}

@@ -1,0 +1,344 @@
+//! Publishing to workers, and freeing on the control thread what they have let go.
+//!
+//! Quiescent-state reclamation: a [`Reader`] says at the top of each round, by [`Reader::enter`], that it holds nothing
+//! from before. The [`Writer`] swaps a pointer, notes the generation, and frees the old value once every reader has
+//! entered at that generation or later. A round in which nothing changed costs the reader one load. Readers never
+//! allocate, never free and never wait.
+//!
+//! This is the only unsafe code outside `dpdk` and `crypto`.
+
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
+
+/// A reader's slot before its first round and after its last: it holds nothing.
+const OFFLINE: u64 = u64::MAX;
+
+/// What one writer and its readers share.
+struct Domain {
+    /// Grows by one with each replaced value.
+    generation: CachePadded<AtomicU64>,
+    /// For each reader the generation at which it last entered.
+    entered: Box<[CachePadded<AtomicU64>]>,
+}
+
+/// Makes a writer and `count` readers that belong together.
+pub fn domain(count: usize) -> (Writer, Vec<Reader>) {
+    let domain = Arc::new(Domain {
+        generation: CachePadded::new(AtomicU64::new(1)),
+        entered: (0..count)
+            .map(|_| CachePadded::new(AtomicU64::new(OFFLINE)))
+            .collect(),
+    });
+    let readers = (0..count)
+        .map(|index| Reader {
+            domain: Arc::clone(&domain),
+            index,
+            seen: 0,
+        })
+        .collect();
+    let writer = Writer {
+        domain,
+        retired: Vec::new(),
+    };
+    (writer, readers)
+}
+
+/// One worker's right to read. Not `Clone`: one slot, one thread.
+pub struct Reader {
+    domain: Arc<Domain>,
+    index: usize,
+    seen: u64,
+}
+
+/// Proof that its reader is inside a round; what is read lives as long as this borrow.
+pub struct Guard<'r> {
+    domain: &'r Domain,
+    /// Guards stay on the reader's thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Reader {
+    /// Begins a round. Everything read in the round before is let go, which the borrow checker sees to: the guard of
+    /// that round borrowed this reader.
+    #[inline]
+    pub fn enter(&mut self) -> Guard<'_> {
+        let generation = self.domain.generation.load(Ordering::Acquire);
+        if generation != self.seen {
+            self.seen = generation;
+            if let Some(entered) = self.domain.entered.get(self.index) {
+                entered.store(generation, Ordering::Release);
+            }
+            // Pairs with the fence in `reclaim`: either the writer sees this slot, or this reader, coming online, sees
+            // the pointer the writer put there before.
+            fence(Ordering::SeqCst);
+        }
+        Guard {
+            domain: &self.domain,
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(entered) = self.domain.entered.get(self.index) {
+            entered.store(OFFLINE, Ordering::Release);
+        }
+    }
+}
+
+/// The control thread's side: replaces values, frees the old ones. One to a domain.
+pub struct Writer {
+    domain: Arc<Domain>,
+    retired: Vec<Retired>,
+}
+
+/// A value out of every slot, and the generation from which no reader can find it.
+struct Retired {
+    generation: u64,
+    /// Only ever dropped; the box frees the value.
+    _value: Box<dyn Send>,
+}
+
+impl Writer {
+    /// Makes `count` empty slots that this writer's readers can read.
+    pub fn slots<T: Send + Sync + 'static>(&self, count: usize) -> Slots<T> {
+        Slots {
+            domain: Arc::clone(&self.domain),
+            slots: (0..count)
+                .map(|_| AtomicPtr::new(ptr::null_mut()))
+                .collect(),
+        }
+    }
+
+    /// Puts `value` into slot `index` of `slots`, or empties it. One pointer store, whatever else is there; what was in
+    /// the slot is freed by a later [`Self::reclaim`].
+    ///
+    /// # Errors
+    /// Gives `value` back where there is no such slot or the slots belong to another writer.
+    pub fn replace<T: Send + Sync + 'static>(
+        &mut self,
+        slots: &Slots<T>,
+        index: usize,
+        value: Option<Box<T>>,
+    ) -> Result<(), Option<Box<T>>> {
+        let Some(slot) = slots.slots.get(index) else {
+            return Err(value);
+        };
+        if !Arc::ptr_eq(&self.domain, &slots.domain) {
+            return Err(value);
+        }
+        let new = value.map_or(ptr::null_mut(), Box::into_raw);
+        let old = slot.swap(new, Ordering::AcqRel);
+        let generation = self
+            .domain
+            .generation
+            .fetch_add(1, Ordering::AcqRel)
+            .wrapping_add(1);
+        if !old.is_null() {
+            // SAFETY: every non-null pointer in a slot came from `Box::into_raw` above, and the swap took it out, so
+            // this is its only owner; readers that still borrow it keep it in `retired` until they have moved on.
+            let value = unsafe { Box::from_raw(old) };
+            self.retired.push(Retired {
+                generation,
+                _value: value,
+            });
+        }
+        Ok(())
+    }
+
+    /// Frees what no reader can hold any more. Returns how many values still wait.
+    pub fn reclaim(&mut self) -> usize {
+        // Pairs with the fence in `enter`.
+        fence(Ordering::SeqCst);
+        let oldest = self
+            .domain
+            .entered
+            .iter()
+            .map(|entered| entered.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(OFFLINE);
+        self.retired.retain(|retired| retired.generation > oldest);
+        self.retired.len()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.reclaim() > 0 {
+            // Readers outlive the writer only where a worker did not stop; leaking is the safe answer.
+            for retired in self.retired.drain(..) {
+                std::mem::forget(retired);
+            }
+        }
+    }
+}
+
+/// A fixed array of values, each of which the writer can replace while readers read.
+pub struct Slots<T> {
+    domain: Arc<Domain>,
+    // INVARIANT: each is null or came from `Box::into_raw`, and is owned by its slot.
+    slots: Box<[AtomicPtr<T>]>,
+}
+
+impl<T> Slots<T> {
+    /// How many slots there are, empty ones included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// What slot `index` holds; `None` where it is empty, does not exist, or the guard is of another domain.
+    #[inline]
+    pub fn get<'g>(&'g self, guard: &'g Guard<'_>, index: usize) -> Option<&'g T> {
+        if !ptr::eq(guard.domain, &raw const *self.domain) {
+            return None;
+        }
+        let value = self.slots.get(index)?.load(Ordering::Acquire);
+        // SAFETY: null, or a value the writer put there by `Box::into_raw`. It is freed only after every reader of this
+        // domain has entered a later round, and `guard`, which this borrow cannot outlive, keeps its reader from that.
+        unsafe { value.as_ref() }
+    }
+
+    /// The same for the owner of the writer: the thread that alone can free.
+    pub fn get_owned<'w>(&'w self, writer: &'w Writer, index: usize) -> Option<&'w T> {
+        if !Arc::ptr_eq(&writer.domain, &self.domain) {
+            return None;
+        }
+        let value = self.slots.get(index)?.load(Ordering::Acquire);
+        // SAFETY: as in `get`; freeing needs `&mut Writer`, which this borrow of the writer excludes.
+        unsafe { value.as_ref() }
+    }
+}
+
+impl<T> Drop for Slots<T> {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            let value = slot.load(Ordering::Acquire);
+            if !value.is_null() {
+                // SAFETY: owned by its slot (INVARIANT), and `&mut self` says that no reader borrows from it.
+                drop(unsafe { Box::from_raw(value) });
+            }
+        }
+    }
+}
+
+// SAFETY: the slots own `T`s that other threads drop (`T: Send`) and read by reference (`T: Sync`).
+unsafe impl<T: Send + Sync> Send for Slots<T> {}
+// SAFETY: shared access hands out `&T` only (`T: Sync`); replacing needs the one `Writer` by `&mut`.
+unsafe impl<T: Send + Sync> Sync for Slots<T> {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Counted(Arc<AtomicUsize>, u32);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn value_is_freed_only_after_every_reader_moved_on() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (mut writer, mut readers) = domain(2);
+        let slots = writer.slots(1);
+        let value = |n| Some(Box::new(Counted(Arc::clone(&drops), n)));
+        assert!(writer.replace(&slots, 0, value(1)).is_ok());
+        let mut second = readers.pop().expect("two readers");
+        let mut first = readers.pop().expect("two readers");
+        let guard = first.enter();
+        second.enter();
+        assert_eq!(slots.get(&guard, 0).map(|v| v.1), Some(1));
+        assert!(writer.replace(&slots, 0, value(2)).is_ok());
+        assert_eq!(writer.reclaim(), 1);
+        second.enter();
+        assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (1, 0));
+        let guard = first.enter();
+        assert_eq!(slots.get(&guard, 0).map(|v| v.1), Some(2));
+        assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (0, 1));
+        drop(slots);
+        assert_eq!(drops.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn stopped_reader_holds_nothing_back() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (mut writer, mut readers) = domain(1);
+        let slots = writer.slots(1);
+        assert!(
+            writer
+                .replace(&slots, 0, Some(Box::new(Counted(Arc::clone(&drops), 1))))
+                .is_ok()
+        );
+        readers[0].enter();
+        assert!(writer.replace(&slots, 0, None).is_ok());
+        assert_eq!(writer.reclaim(), 1);
+        readers.clear();
+        assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (0, 1));
+    }
+
+    #[test]
+    fn guard_of_another_domain_reads_nothing() {
+        let (mut writer, _readers) = domain(1);
+        let (mut other, mut others) = domain(1);
+        let slots = writer.slots(1);
+        assert!(writer.replace(&slots, 0, Some(Box::new(7))).is_ok());
+        assert_eq!(slots.get(&others[0].enter(), 0), None);
+        assert!(other.replace(&slots, 0, Some(Box::new(8))).is_err());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use loom::sync::atomic::AtomicBool;
+
+    /// A value that notices being read after it was dropped.
+    struct Canary(Arc<AtomicBool>);
+
+    impl Drop for Canary {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn reader_never_sees_a_freed_value() {
+        loom::model(|| {
+            let (mut writer, mut readers) = domain(1);
+            let slots = Arc::new(writer.slots(1));
+            let first = Canary(Arc::new(AtomicBool::new(false)));
+            assert!(writer.replace(&slots, 0, Some(Box::new(first))).is_ok());
+            let mut reader = readers.pop().expect("one reader");
+            let theirs = Arc::clone(&slots);
+            let worker = loom::thread::spawn(move || {
+                for _ in 0..2 {
+                    let guard = reader.enter();
+                    if let Some(canary) = theirs.get(&guard, 0) {
+                        let freed = Arc::clone(&canary.0);
+                        loom::thread::yield_now();
+                        assert!(!freed.load(Ordering::SeqCst));
+                    }
+                }
+            });
+            let second = Canary(Arc::new(AtomicBool::new(false)));
+            assert!(writer.replace(&slots, 0, Some(Box::new(second))).is_ok());
+            writer.reclaim();
+            worker.join().expect("worker");
+            assert_eq!(writer.reclaim(), 0);
+        });
+    }
+}

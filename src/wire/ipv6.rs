@@ -1,0 +1,232 @@
+//! IPv6 headers and the walk over extension headers (RFC 8200).
+
+use std::net::Ipv6Addr;
+
+use zerocopy::byteorder::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::drop::DropReason;
+use crate::wire::ip::protocol;
+
+/// Length of the fixed header, in bytes.
+pub const HEADER_LEN: usize = size_of::<Ipv6Header>();
+/// Most extension headers that a packet for the gateway may carry; RFC 8200 section 4.1 knows no more kinds.
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// The fixed IPv6 header.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Ipv6Header {
+    /// Version (4 bits), traffic class (8), flow label (20).
+    pub version_class_flow: [u8; 4],
+    /// Everything after this header, in bytes.
+    pub payload_len: U16,
+    /// Protocol of what follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Ipv6Header>() == 40);
+
+/// Where the walk over the extension headers ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Walk {
+    /// Protocol of the first header that is no extension header.
+    pub protocol: u8,
+    /// Its offset from the start of the packet, in bytes; below 65,536 since the packet is.
+    pub offset: u16,
+    /// A fragment header was passed: the packet is one fragment of a larger one.
+    pub fragment: bool,
+}
+
+impl Ipv6Header {
+    /// Views and checks the IPv6 packet that begins `data`: version and payload length.
+    ///
+    /// # Errors
+    /// `Runt`, `BadVersion` or `BadLength`.
+    pub fn parse(data: &[u8]) -> Result<&Self, DropReason> {
+        let (header, payload) = Self::ref_from_prefix(data).map_err(|_| DropReason::Runt)?;
+        if header.version_class_flow[0] >> 4 != 6 {
+            return Err(DropReason::BadVersion);
+        }
+        if usize::from(header.payload_len.get()) > payload.len() {
+            return Err(DropReason::BadLength);
+        }
+        Ok(header)
+    }
+
+    /// Length of the whole packet, in bytes.
+    pub fn total_len(&self) -> usize {
+        usize::from(self.payload_len.get()).saturating_add(HEADER_LEN)
+    }
+
+    /// Traffic class: DSCP in the high six bits, ECN in the low two.
+    pub fn traffic_class(&self) -> u8 {
+        self.version_class_flow[0] << 4 | self.version_class_flow[1] >> 4
+    }
+
+    /// Replaces the traffic class.
+    pub fn set_traffic_class(&mut self, class: u8) {
+        self.version_class_flow[0] = self.version_class_flow[0] & 0xf0 | class >> 4;
+        self.version_class_flow[1] = self.version_class_flow[1] & 0x0f | class << 4;
+    }
+
+    /// Source address.
+    pub fn source_addr(&self) -> Ipv6Addr {
+        self.source.into()
+    }
+
+    /// Destination address.
+    pub fn destination_addr(&self) -> Ipv6Addr {
+        self.destination.into()
+    }
+
+    /// Takes one from the hop limit; false, and nothing changed, where it would reach 0.
+    pub fn decrement_hop_limit(&mut self) -> bool {
+        if self.hop_limit <= 1 {
+            return false;
+        }
+        self.hop_limit = self.hop_limit.saturating_sub(1);
+        true
+    }
+
+    /// Walks the extension headers of the packet `data`, which [`Self::parse`] has accepted and which is cut to its
+    /// length.
+    ///
+    /// # Errors
+    /// `BadExtension` where they run past the end or are more than [`MAX_EXTENSIONS`].
+    pub fn walk(&self, data: &[u8]) -> Result<Walk, DropReason> {
+        let mut next = self.next_header;
+        let mut offset = HEADER_LEN;
+        let mut fragment = false;
+        for _ in 0..=MAX_EXTENSIONS {
+            let len = match next {
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
+                    extension_len(data, offset, 3, 8)?
+                }
+                protocol::FRAGMENT => {
+                    fragment = true;
+                    8
+                }
+                _ => {
+                    let offset = u16::try_from(offset).map_err(|_| DropReason::BadExtension)?;
+                    return Ok(Walk {
+                        protocol: next,
+                        offset,
+                        fragment,
+                    });
+                }
+            };
+            let header = data.get(offset..).ok_or(DropReason::BadExtension)?;
+            if header.len() < len {
+                return Err(DropReason::BadExtension);
+            }
+            next = *header.first().ok_or(DropReason::BadExtension)?;
+            offset = offset.saturating_add(len);
+        }
+        Err(DropReason::BadExtension)
+    }
+}
+
+/// Length in bytes of the extension header at `offset`, whose second byte counts units of `1 << shift` bytes after the
+/// first `base` bytes.
+fn extension_len(data: &[u8], offset: usize, shift: u32, base: usize) -> Result<usize, DropReason> {
+    let at = offset.saturating_add(1);
+    let units = *data.get(at).ok_or(DropReason::BadExtension)?;
+    Ok((usize::from(units) << shift).saturating_add(base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(first: u8, rest: &[u8]) -> Vec<u8> {
+        let mut data = vec![0u8; HEADER_LEN];
+        data[0] = 0x60;
+        data[5] = u8::try_from(rest.len()).expect("short");
+        data[6] = first;
+        data.extend_from_slice(rest);
+        data
+    }
+
+    fn walk(data: &[u8]) -> Result<Walk, DropReason> {
+        Ipv6Header::parse(data)?.walk(data)
+    }
+
+    #[test]
+    fn walk_passes_options_and_stops_at_esp() {
+        let data = packet(
+            protocol::HOP_BY_HOP,
+            &[
+                protocol::DESTINATION_OPTIONS,
+                0,
+                1,
+                4,
+                0,
+                0,
+                0,
+                0,
+                protocol::ESP,
+                0,
+                1,
+                4,
+                0,
+                0,
+                0,
+                0,
+                9,
+                9,
+                9,
+                9,
+            ],
+        );
+        let expected = Walk {
+            protocol: protocol::ESP,
+            offset: 56,
+            fragment: false,
+        };
+        assert_eq!(walk(&data), Ok(expected));
+    }
+
+    #[test]
+    fn walk_reports_fragments() {
+        let data = packet(protocol::FRAGMENT, &[protocol::ESP, 0, 0, 1, 0, 0, 0, 1]);
+        let expected = Walk {
+            protocol: protocol::ESP,
+            offset: 48,
+            fragment: true,
+        };
+        assert_eq!(walk(&data), Ok(expected));
+    }
+
+    #[test]
+    fn walk_refuses_headers_past_the_end_and_endless_chains() {
+        assert_eq!(
+            walk(&packet(protocol::HOP_BY_HOP, &[50])),
+            Err(DropReason::BadExtension)
+        );
+        assert_eq!(
+            walk(&packet(protocol::ROUTING, &[50, 1, 0, 0, 0, 0, 0, 0])),
+            Err(DropReason::BadExtension)
+        );
+        let chain = [protocol::HOP_BY_HOP, 0, 0, 0, 0, 0, 0, 0].repeat(20);
+        assert_eq!(
+            walk(&packet(protocol::HOP_BY_HOP, &chain)),
+            Err(DropReason::BadExtension)
+        );
+    }
+
+    #[test]
+    fn traffic_class_round_trips() {
+        let mut data = packet(59, &[]);
+        let (header, _) = Ipv6Header::mut_from_prefix(&mut data).expect("long enough");
+        header.set_traffic_class(0xb9);
+        assert_eq!(header.traffic_class(), 0xb9);
+        assert_eq!(header.version_class_flow, [0x6b, 0x90, 0, 0]);
+    }
+}
