@@ -10,3 +10,4 @@ pub mod policy;
 pub mod rcu;
 mod sync;
 pub mod wire;
+pub mod worker;

@@ -1,0 +1,176 @@
+//! Stage 4: what a packet is to this gateway: ESP to open, clear text to seal, something for the control side, or
+//! nothing at all.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zerocopy::FromBytes;
+
+use crate::buf::PacketBuf;
+use crate::drop::{DropReason, PuntReason};
+use crate::ipsec::esp_in::address_pair;
+use crate::ipsec::selector::AddressPair;
+use crate::meta::{PacketKind, PacketMeta};
+use crate::policy::model::Side;
+use crate::policy::tables::PortTable;
+use crate::wire::ip::protocol;
+use crate::wire::ipv4::Ipv4Header;
+use crate::wire::ipv6::Ipv6Header;
+use crate::wire::udp::{self, NatPayload, UdpHeader};
+
+/// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
+const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+
+/// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set; on the
+/// protected side everything that is not for the gateway itself does.
+pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], port: &PortTable) {
+    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+        if !meta.is_live() {
+            continue;
+        }
+        let done = match port.side {
+            Side::Unprotected => classify_unprotected(packet.data(), meta, port),
+            Side::Protected => classify_protected(packet.data(), meta, port),
+        };
+        if let Err(reason) = done {
+            meta.kill(reason);
+        }
+    }
+}
+
+fn classify_unprotected(data: &[u8], meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+    let is_fragment = match meta.kind {
+        PacketKind::Ipv4 => is_v4_fragment(data),
+        _ => walk_v6(data, meta)?,
+    };
+    let destination = address_pair(data, meta.kind).ok_or(DropReason::Runt)?;
+    if meta.protocol == protocol::ESP {
+        //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.1
+        //# If a packet offered to ESP for
+        //# processing appears to be an IP fragment, i.e., the OFFSET field is
+        //# non-zero or the MORE FRAGMENTS flag is set, the receiver MUST discard
+        //# the packet; this is an auditable event.
+        if is_fragment {
+            return Err(DropReason::Fragment);
+        }
+        meta.esp_offset = meta.l4_offset;
+        return Ok(());
+    }
+    if meta.protocol == protocol::UDP
+        && !port.local.nat_t.is_empty()
+        && is_nat_t(data, meta, port, destination, is_fragment)?
+    {
+        return Ok(());
+    }
+    local_or(data, meta, port, destination, DropReason::ClearText)
+}
+
+fn classify_protected(data: &[u8], meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+    let destination = address_pair(data, meta.kind).ok_or(DropReason::Runt)?;
+    if is_local(port, destination) || is_neighbour_discovery(data, meta) {
+        return local_or(data, meta, port, destination, DropReason::NoPolicy);
+    }
+    Ok(())
+}
+
+/// Punts what is for the gateway itself; drops the rest for `otherwise`.
+fn local_or(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    port: &PortTable,
+    destination: AddressPair,
+    otherwise: DropReason,
+) -> Result<(), DropReason> {
+    let reason = if is_neighbour_discovery(data, meta) {
+        PuntReason::NeighbourDiscovery
+    } else if !is_local(port, destination) {
+        return Err(otherwise);
+    } else {
+        match meta.protocol {
+            protocol::ICMP | protocol::ICMPV6 => PuntReason::Icmp,
+            protocol::UDP if destination_port(data, meta) == Some(udp::PORT_IKE) => PuntReason::Ike,
+            _ => PuntReason::Local,
+        }
+    };
+    meta.punt(reason);
+    Ok(())
+}
+
+/// Whether the packet is ESP in UDP for one of our SAs; sets `esp_offset` where it is. What shares the port with it is
+/// punted or dropped.
+fn is_nat_t(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    port: &PortTable,
+    destination: AddressPair,
+    is_fragment: bool,
+) -> Result<bool, DropReason> {
+    let Some(number) = destination_port(data, meta) else {
+        return Ok(false);
+    };
+    if !port.local.nat_t.contains(&(destination_addr(destination), number)) {
+        return Ok(false);
+    }
+    if is_fragment {
+        return Err(DropReason::Fragment);
+    }
+    let esp = usize::from(meta.l4_offset).saturating_add(udp::HEADER_LEN);
+    let (header, _) = data
+        .get(usize::from(meta.l4_offset)..)
+        .and_then(|datagram| UdpHeader::ref_from_prefix(datagram).ok())
+        .ok_or(DropReason::Runt)?;
+    let len = usize::from(header.len.get());
+    // The ICV is looked for at the end of the packet, so the datagram has to end there too.
+    if len != data.len().saturating_sub(usize::from(meta.l4_offset)) {
+        return Err(DropReason::BadLength);
+    }
+    match NatPayload::of(data.get(esp..).unwrap_or_default()) {
+        NatPayload::Esp => {
+            meta.esp_offset = u16::try_from(esp).map_err(|_| DropReason::BadLength)?;
+        }
+        NatPayload::Ike => meta.punt(PuntReason::Ike),
+        NatPayload::Keepalive => return Err(DropReason::NatKeepalive),
+        NatPayload::Other => return Err(DropReason::Runt),
+    }
+    Ok(true)
+}
+
+fn is_v4_fragment(data: &[u8]) -> bool {
+    Ipv4Header::ref_from_prefix(data).is_ok_and(|(header, _)| header.is_fragment())
+}
+
+/// Walks the extension headers. Returns whether the packet is a fragment.
+fn walk_v6(data: &[u8], meta: &mut PacketMeta) -> Result<bool, DropReason> {
+    let (header, _) = Ipv6Header::ref_from_prefix(data).map_err(|_| DropReason::Runt)?;
+    let walk = header.walk(data)?;
+    meta.protocol = walk.protocol;
+    meta.l4_offset = walk.offset;
+    Ok(walk.fragment)
+}
+
+fn is_local(port: &PortTable, addresses: AddressPair) -> bool {
+    match addresses {
+        AddressPair::V4(_, destination) => port.local.v4.contains(&destination),
+        AddressPair::V6(_, destination) => port.local.v6.contains(&destination),
+    }
+}
+
+fn is_neighbour_discovery(data: &[u8], meta: &PacketMeta) -> bool {
+    meta.kind == PacketKind::Ipv6
+        && meta.protocol == protocol::ICMPV6
+        && data
+            .get(usize::from(meta.l4_offset))
+            .is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind))
+}
+
+fn destination_port(data: &[u8], meta: &PacketMeta) -> Option<u16> {
+    let datagram = data.get(usize::from(meta.l4_offset)..)?;
+    let (header, _) = UdpHeader::ref_from_prefix(datagram).ok()?;
+    Some(header.destination.get())
+}
+
+fn destination_addr(addresses: AddressPair) -> IpAddr {
+    match addresses {
+        AddressPair::V4(_, destination) => Ipv4Addr::from_bits(destination).into(),
+        AddressPair::V6(_, destination) => Ipv6Addr::from_bits(destination).into(),
+    }
+}

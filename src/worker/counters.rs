@@ -1,0 +1,155 @@
+//! Counters of one worker: written by it alone, read by anyone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::drop::{DropReason, Fate, PuntReason};
+use crate::ids::PortIndex;
+use crate::ipsec::sad::SadView;
+use crate::meta::PacketMeta;
+use crate::policy::model::Side;
+use crate::worker::probe::Stage;
+
+/// A counter with one writer: a load and a store, no atomic addition.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a worker did on one port.
+#[derive(Default)]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_packets: Counter,
+    /// Their bytes, Ethernet header included.
+    pub rx_bytes: Counter,
+    /// Frames the driver took.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+}
+
+/// What a worker did with what came in on one side.
+pub struct DirectionCounters {
+    /// Frames received.
+    pub received: Counter,
+    /// Frames sent.
+    pub sent: Counter,
+    /// By [`DropReason::index`].
+    pub drops: [Counter; DropReason::COUNT],
+    /// By [`PuntReason::index`].
+    pub punts: [Counter; PuntReason::COUNT],
+}
+
+impl Default for DirectionCounters {
+    fn default() -> Self {
+        Self {
+            received: Counter::default(),
+            sent: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            punts: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+/// All counters of one worker.
+pub struct WorkerCounters {
+    ports: Box<[CachePadded<PortCounters>]>,
+    outbound: CachePadded<DirectionCounters>,
+    inbound: CachePadded<DirectionCounters>,
+    /// Polls that brought nothing.
+    pub idle_polls: Counter,
+    /// Polls that brought packets.
+    pub busy_polls: Counter,
+    /// TSC cycles by [`Stage`], where the worker was asked to measure.
+    pub stages: [Counter; Stage::ALL.len()],
+    /// The worker thread's own run time, in nanoseconds, as of its last look.
+    pub cpu_ns: Counter,
+}
+
+impl WorkerCounters {
+    /// All zero, for `ports` ports.
+    pub fn new(ports: usize) -> Self {
+        Self {
+            ports: (0..ports).map(|_| CachePadded::default()).collect(),
+            outbound: CachePadded::default(),
+            inbound: CachePadded::default(),
+            idle_polls: Counter::default(),
+            busy_polls: Counter::default(),
+            stages: std::array::from_fn(|_| Counter::default()),
+            cpu_ns: Counter::default(),
+        }
+    }
+
+    /// The counters of a port.
+    #[inline]
+    pub fn port(&self, port: PortIndex) -> Option<&PortCounters> {
+        self.ports.get(port.index()).map(|padded| &**padded)
+    }
+
+    /// The counters of what came in on `side`: outbound from the protected one, inbound from the other.
+    #[inline]
+    pub fn direction(&self, side: Side) -> &DirectionCounters {
+        match side {
+            Side::Protected => &self.outbound,
+            Side::Unprotected => &self.inbound,
+        }
+    }
+}
+
+impl DirectionCounters {
+    /// Counts the packets that end here, by reason. What is still live is not counted.
+    pub fn add_fates(&self, metas: &[PacketMeta]) {
+        for meta in metas {
+            let counter = match meta.fate {
+                Fate::Live => None,
+                Fate::Dropped(reason) => self.drops.get(reason.index()),
+                Fate::Punted(reason) => self.punts.get(reason.index()),
+            };
+            if let Some(counter) = counter {
+                counter.add(1);
+            }
+        }
+    }
+
+    /// Adds packets dropped for `reason`.
+    pub fn add_drops(&self, reason: DropReason, packets: u64) {
+        if let Some(counter) = self.drops.get(reason.index()) {
+            counter.add(packets);
+        }
+    }
+}
+
+/// Counts a burst on its SAs: one addition for each run of equal SA and fate.
+pub fn count_sa_burst(metas: &[PacketMeta], side: Side, sad: SadView<'_>) {
+    for run in metas.chunk_by(|a, b| a.sa == b.sa && a.fate == b.fate) {
+        let Some((slot, first)) = run.first().and_then(|meta| Some((meta.sa?, meta))) else {
+            continue;
+        };
+        let counters = match side {
+            Side::Protected => sad.outbound(slot).map(|sa| &sa.counters),
+            Side::Unprotected => sad.inbound(slot).map(|sa| &sa.counters),
+        };
+        let Some(counters) = counters else { continue };
+        match first.fate {
+            Fate::Live => {
+                let bytes = run.iter().map(|meta| u64::from(meta.inner_len)).sum();
+                counters.add(run.len() as u64, bytes);
+            }
+            Fate::Dropped(reason) => counters.add_drops(reason, run.len() as u64),
+            Fate::Punted(_) => {}
+        }
+    }
+}

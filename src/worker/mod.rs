@@ -1,0 +1,19 @@
+//! Poll-mode workers: the only place where `ipsec` and `dpdk` meet. `stages` is the file to read first.
+//!
+//! The stages work on any [`crate::buf::PacketBuf`], so they are tested and fuzzed without DPDK; what polls real queues
+//! needs the feature `dpdk`.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+pub mod classify;
+pub mod counters;
+pub mod forward;
+pub mod parse;
+pub mod probe;
+pub mod stages;

@@ -1,0 +1,77 @@
+//! Stage 3: Ethernet and IP headers.
+
+use zerocopy::FromBytes;
+
+use crate::buf::PacketBuf;
+use crate::drop::{DropReason, PuntReason};
+use crate::meta::{PacketKind, PacketMeta};
+use crate::policy::tables::PortTable;
+use crate::wire::ether::{self, EtherHeader};
+use crate::wire::ipv4::Ipv4Header;
+use crate::wire::ipv6::{self, Ipv6Header};
+
+/// Parses every packet of a burst.
+///
+/// On entry a packet is an Ethernet frame. A live packet is on return the IP packet, cut to its own length, its headers
+/// checked and summed up in its metadata.
+pub fn parse_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], port: &PortTable) {
+    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+        *meta = PacketMeta::NEW;
+        if let Err(reason) = parse(packet, meta, port) {
+            meta.kill(reason);
+        }
+    }
+}
+
+fn parse<B: PacketBuf>(packet: &mut B, meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+    if !packet.is_whole() {
+        return Err(DropReason::Chained);
+    }
+    let (header, ip) = EtherHeader::ref_from_prefix(packet.data()).map_err(|_| DropReason::Runt)?;
+    let is_group = header.is_group();
+    if !is_group && header.destination != port.mac {
+        return Err(DropReason::NotOurMac);
+    }
+    let total_len = match header.ether_type.get() {
+        ether::IPV4 => parse_v4(ip, meta, is_group)?,
+        ether::IPV6 => parse_v6(ip, meta, is_group)?,
+        ether::ARP => {
+            meta.punt(PuntReason::Arp);
+            return Ok(());
+        }
+        _ => return Err(DropReason::UnknownEtherType),
+    };
+    // Ethernet pads short frames; what follows the IP packet is not part of it.
+    let surplus = ip.len().saturating_sub(total_len);
+    if !packet.adj(ether::HEADER_LEN) || !packet.trim(surplus) {
+        return Err(DropReason::Runt);
+    }
+    meta.inner_len = u16::try_from(total_len).map_err(|_| DropReason::BadLength)?;
+    Ok(())
+}
+
+fn parse_v4(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize, DropReason> {
+    let (header, header_len) = Ipv4Header::parse(data)?;
+    // RFC 1812 section 5.3.4: no unicast packet is forwarded that came in a link layer broadcast.
+    if is_group && header.destination[0] < 224 {
+        return Err(DropReason::NotOurMac);
+    }
+    meta.kind = PacketKind::Ipv4;
+    meta.protocol = header.protocol;
+    meta.outer_tos = header.tos;
+    // The header is at most 60 bytes long.
+    meta.l4_offset = header_len as u16;
+    Ok(usize::from(header.total_len.get()))
+}
+
+fn parse_v6(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize, DropReason> {
+    let header = Ipv6Header::parse(data)?;
+    if is_group && header.destination[0] != 0xff {
+        return Err(DropReason::NotOurMac);
+    }
+    meta.kind = PacketKind::Ipv6;
+    meta.protocol = header.next_header;
+    meta.outer_tos = header.traffic_class();
+    meta.l4_offset = ipv6::HEADER_LEN as u16;
+    Ok(header.total_len())
+}
