@@ -1,7 +1,34 @@
 //! From a policy file to what workers look up. Never imports `dpdk` or `worker`.
+//!
+//! ```text
+//! text → file (spanned tree) → parse (every check) → Policy
+//!                                   └→ PolicyError, all of them → render
+//! ```
+//!
+//! [`parse`] is the only way to get a [`Policy`]. It reports every mistake at once, each with its place in the file
+//! and what to write instead, and nothing that it reports contains a key. `docs/CONFIGURATION.md` describes the syntax.
 #![forbid(unsafe_code)]
 
 pub mod compile;
+mod diagnostic;
+mod file;
+mod gateway;
+mod keying;
+mod load;
+mod mask;
 pub mod model;
+mod network;
+mod parse;
+mod port;
+mod route;
 pub mod routes;
+mod secret;
+mod selectors;
 pub mod tables;
+mod tunnel;
+
+pub use diagnostic::{PolicyError, Related, Source, render};
+pub use load::{LoadError, load};
+pub use model::Policy;
+pub use parse::parse;
+pub use secret::Secrets;

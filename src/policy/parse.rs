@@ -1,0 +1,88 @@
+//! From the text of a policy file to a checked [`Policy`], or to everything that is wrong with it.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::diagnostic::{Fault, Faults, PolicyError, Source};
+use super::file::{self, Key, Table};
+use super::keying::KeySource;
+use super::model::Policy;
+use super::secret::Secrets;
+use super::{gateway, port, route, selectors, tunnel};
+
+const GATEWAY: Key = Key::new(
+    "gateway",
+    "a table [gateway] with name, workers, state_dir and control_socket",
+);
+const PORT: Key = Key::new("port", "two tables [[port]], one for each side");
+const NEIGHBOUR: Key = Key::new("neighbour", "a table [[neighbour]]");
+const ROUTE: Key = Key::new("route", "a table [[route]]");
+const TUNNEL: Key = Key::new("tunnel", "a table [[tunnel]]");
+const KEYS: &[&Key] = &[&GATEWAY, &PORT, &NEIGHBOUR, &ROUTE, &TUNNEL];
+
+/// Checks a policy file, reads the keys it names, and gives the policy.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file; never empty.
+pub fn parse(source: &Source<'_>, secrets: &Secrets) -> Result<Policy, Vec<PolicyError>> {
+    let mut faults = Faults::new(*source);
+    let policy = read(source, secrets, &mut faults);
+    match policy {
+        Some(policy) if faults.is_empty() => Ok(policy),
+        _ => Err(faults.finish()),
+    }
+}
+
+fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Option<Policy> {
+    let document = file::parse_toml(source.text(), faults);
+    let root = Table::new("the file", 0..0, document.get_ref());
+    root.refuse_unknown(KEYS, &[], faults);
+    let gateway = root
+        .need(&GATEWAY, faults)
+        .and_then(|value| value.table("[gateway]", faults));
+    let gateway = gateway::read(gateway.as_ref(), faults);
+    let ports = root
+        .need(&PORT, faults)
+        .map(|value| value.tables("[[port]]", faults));
+    let ports = port::read(&ports.unwrap_or_default(), gateway.workers, faults);
+    let tables = |key, title, faults: &mut Faults<'_>| {
+        let value = root.find(key);
+        value
+            .map(|value| value.tables(title, faults))
+            .unwrap_or_default()
+    };
+    let neighbours =
+        route::read_neighbours(&tables(&NEIGHBOUR, "[[neighbour]]", faults), &ports, faults);
+    let routes = route::read_routes(
+        &tables(&ROUTE, "[[route]]", faults),
+        &ports,
+        &neighbours,
+        faults,
+    );
+    let key_source = KeySource {
+        directory: source.path().parent().unwrap_or(Path::new("")),
+        secrets,
+    };
+    let tunnels = tunnel::read(&tables(&TUNNEL, "[[tunnel]]", faults), &key_source, faults);
+    tunnel::check_unique(&tunnels, faults);
+    tunnel::check_lab_keys(&tunnels, &gateway.lab_keys, faults);
+    selectors::check(&tunnels, faults);
+    let finished = || {
+        Some(Policy {
+            gateway: gateway.gateway?,
+            ports: ports.finish()?,
+            neighbours: neighbours.neighbours?,
+            routes: routes?,
+            tunnels: tunnel::finish(tunnels)?,
+        })
+    };
+    let policy = finished();
+    if policy.is_none() && faults.is_empty() {
+        // Each getter that gives nothing has said why, so this is not reached. If it is, refuse the file all the same.
+        faults.add(Fault::new(
+            &(0..0),
+            "this file was refused without a reason, which is a mistake in simplon",
+        ));
+    }
+    policy
+}

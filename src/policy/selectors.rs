@@ -1,0 +1,203 @@
+//! Checks the traffic selectors of tunnels against each other.
+//!
+//! A tunnel's selectors are the pairs of its local and remote networks of one family. Two prefixes are disjoint, equal,
+//! or one contains the other, so two selectors of different tunnels relate in one of these ways:
+//!
+//! - some packet of the one is never a packet of the other on either side: disjoint, fine;
+//! - both networks of one are inside (or equal to) those of the other: nested, fine, the more specific wins;
+//! - both networks are equal: duplicate, refused;
+//! - local is inside while remote is strictly around, or the other way: they cross, and for packets in both neither
+//!   is the more specific. Refused.
+//!
+//! Comparing every two selectors would take minutes for 10,000 tunnels. Instead, selectors are sorted into classes by
+//! their two prefix lengths, of which real files have a handful. Between two classes, crossing is equality of cut
+//! prefixes: with local lengths `a > b` and remote lengths `c < d`, a selector of class (a, c) crosses one of class
+//! (b, d) exactly if its local network cut to `b` bits is the other's, and the other's remote network cut to `c` bits
+//! is its. So one side goes into a hash table and the other looks itself up: for n selectors in k classes that is
+//! n·k steps, not n².
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::diagnostic::{Fault, Faults, quoted};
+use super::file::{At, Span};
+use super::tunnel::TunnelDraft;
+
+/// So that lists on both sides of many tunnels cannot multiply without bound.
+const MAX_SELECTORS: usize = 1 << 20;
+
+/// Family, length of the local and of the remote prefix.
+type Class = (bool, u8, u8);
+
+/// A local and a remote network of one tunnel.
+#[derive(Clone, Copy)]
+struct Selector<'a> {
+    tunnel: usize,
+    local: &'a At<IpNet>,
+    remote: &'a At<IpNet>,
+}
+
+impl Selector<'_> {
+    fn class(&self) -> Class {
+        let (local, remote) = (self.local.value, self.remote.value);
+        (
+            local.addr().is_ipv4(),
+            local.prefix_len(),
+            remote.prefix_len(),
+        )
+    }
+}
+
+/// Complains about selectors of different tunnels that are the same or cross.
+pub(super) fn check(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>) {
+    let total: usize = tunnels
+        .iter()
+        .map(|tunnel| tunnel.local.list.len() * tunnel.remote.list.len())
+        .sum();
+    if total > MAX_SELECTORS {
+        let last = tunnels
+            .iter()
+            .rev()
+            .find_map(|tunnel| tunnel.remote.list.first());
+        let message =
+            format!("the tunnels have {total} pairs of networks, and {MAX_SELECTORS} is the most");
+        let span = last.map_or(0..0, |net| net.span.clone());
+        faults.add(Fault::new(&span, message).help("write fewer, larger networks"));
+        return;
+    }
+    let mut classes: BTreeMap<Class, Vec<Selector<'_>>> = BTreeMap::new();
+    for (index, tunnel) in tunnels.iter().enumerate() {
+        for local in &tunnel.local.list {
+            let ipv4 = local.value.addr().is_ipv4();
+            let remotes = tunnel.remote.list.iter();
+            for remote in remotes.filter(|remote| remote.value.addr().is_ipv4() == ipv4) {
+                let selector = Selector {
+                    tunnel: index,
+                    local,
+                    remote,
+                };
+                classes.entry(selector.class()).or_default().push(selector);
+            }
+        }
+    }
+    let mut pairs = Pairs {
+        tunnels,
+        seen: HashSet::new(),
+        faults,
+    };
+    for class in classes.values() {
+        pairs.find_duplicates(class);
+    }
+    for (narrow, inner) in &classes {
+        for (wide, outer) in &classes {
+            if narrow.0 == wide.0 && narrow.1 > wide.1 && narrow.2 < wide.2 {
+                pairs.find_crossing((narrow, inner), (wide, outer));
+            }
+        }
+    }
+}
+
+/// Complains once for every two tunnels.
+struct Pairs<'p, 'a, 'f> {
+    tunnels: &'p [TunnelDraft<'a>],
+    seen: HashSet<(usize, usize)>,
+    faults: &'p mut Faults<'f>,
+}
+
+impl Pairs<'_, '_, '_> {
+    fn find_duplicates(&mut self, class: &[Selector<'_>]) {
+        let mut firsts: HashMap<(IpNet, IpNet), Selector<'_>> = HashMap::new();
+        for selector in class {
+            let key = (selector.local.value, selector.remote.value);
+            let first = *firsts.entry(key).or_insert(*selector);
+            if self.is_new(first, *selector) {
+                let [one, two] = self.names(first, *selector);
+                let (local, remote) = key;
+                let message =
+                    format!("tunnels {one} and {two} both take {local} to {remote}: duplicate");
+                let help = "remove the network from one of the two tunnels";
+                self.complain(first, *selector, message, help);
+            }
+        }
+    }
+
+    /// `inner` has the longer local prefix and the shorter remote one.
+    fn find_crossing(
+        &mut self,
+        inner: (&Class, &[Selector<'_>]),
+        outer: (&Class, &[Selector<'_>]),
+    ) {
+        let ((_, _, remote_len), inner) = inner;
+        let ((_, local_len, _), outer) = outer;
+        let mut cut_local: HashMap<(IpAddr, IpAddr), Selector<'_>> = HashMap::new();
+        for selector in inner {
+            let key = (
+                cut(selector.local.value, *local_len),
+                selector.remote.value.addr(),
+            );
+            cut_local.entry(key).or_insert(*selector);
+        }
+        for selector in outer {
+            let key = (
+                selector.local.value.addr(),
+                cut(selector.remote.value, *remote_len),
+            );
+            let Some(&crossing) = cut_local.get(&key) else {
+                continue;
+            };
+            if self.is_new(crossing, *selector) {
+                let [one, two] = self.names(crossing, *selector);
+                let message = format!(
+                    "ambiguous overlap: tunnel {one} takes {} to {}, tunnel {two} takes {} to {}, and neither is the \
+                     more specific for {} to {}",
+                    crossing.local.value,
+                    crossing.remote.value,
+                    selector.local.value,
+                    selector.remote.value,
+                    crossing.local.value,
+                    selector.remote.value,
+                );
+                let help = format!(
+                    "make one contain the other, or give {} to {} to a tunnel of its own",
+                    crossing.local.value, selector.remote.value
+                );
+                self.complain(crossing, *selector, message, &help);
+            }
+        }
+    }
+
+    /// Whether these are two tunnels about which nothing was said yet.
+    fn is_new(&mut self, one: Selector<'_>, two: Selector<'_>) -> bool {
+        let pair = (one.tunnel.min(two.tunnel), one.tunnel.max(two.tunnel));
+        pair.0 != pair.1 && self.seen.insert(pair)
+    }
+
+    fn names(&self, one: Selector<'_>, two: Selector<'_>) -> [String; 2] {
+        [one, two].map(|selector| {
+            let name = self
+                .tunnels
+                .get(selector.tunnel)
+                .and_then(|tunnel| tunnel.name.as_ref());
+            quoted(name.map_or("", |name| name.value))
+        })
+    }
+
+    fn complain(&mut self, one: Selector<'_>, two: Selector<'_>, message: String, help: &str) {
+        let (earlier, later) = if one.tunnel < two.tunnel {
+            (one, two)
+        } else {
+            (two, one)
+        };
+        let place: &Span = &later.remote.span;
+        let fault = Fault::new(place, message).related(&earlier.remote.span, "the earlier tunnel");
+        self.faults.add(fault.help(help));
+    }
+}
+
+/// The first address of `net` cut to `len` bits, which are no more than it has.
+fn cut(net: IpNet, len: u8) -> IpAddr {
+    IpNet::new(net.addr(), len).map_or(net.addr(), |cut| cut.network())
+}
