@@ -2,6 +2,8 @@
 
 pub mod buf;
 pub mod crypto;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod drop;
 pub mod ids;
 pub mod ipsec;

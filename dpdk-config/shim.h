@@ -1,0 +1,24 @@
+/*
+ * Out-of-line doors to what DPDK has only as inline functions, macros and thread-locals.
+ * One call per burst or less; fields of an mbuf are read and written in Rust.
+ */
+#pragma once
+
+#include <stdint.h>
+
+struct rte_mbuf;
+struct rte_mempool;
+struct rte_ring;
+
+/* rte_errno of the calling thread. */
+int gw_errno(void);
+/* lcore id of the calling thread, or LCORE_ID_ANY. */
+unsigned int gw_lcore_id(void);
+/* Sends DPDK's log to stderr, and no longer to syslog as well. */
+int gw_log_to_stderr(void);
+uint64_t gw_tsc(void);
+uint16_t gw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+uint16_t gw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+/* All of `count` or none; 0 for all. */
+int gw_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
+unsigned int gw_ring_dequeue_burst(struct rte_ring *ring, struct rte_mbuf **mbufs, unsigned int count);

@@ -1,0 +1,31 @@
+//! DPDK behind types that safe code cannot misuse. Imports only `ids` and `buf`; `unsafe` stays in this folder.
+//!
+//! What keeps it sound, in one place:
+//!
+//! - [`Eal`] is started once in a process and stays on the thread that started it. Whatever DPDK made borrows it, so
+//!   that `rte_eal_cleanup`, which unmaps all of DPDK's memory, runs after the last of them is gone.
+//! - Pools and rings live until then: dropping a [`Mempool`] or a [`RingPair`] frees none of their memory. An [`Mbuf`] can
+//!   therefore be anywhere, in a driver that is about to be closed too, and its memory is there.
+//! - An [`Mbuf`] owns its packet, a [`Burst`] owns up to [`burst::CAPACITY`] of them. Sending moves them out.
+//! - Ports are opened once each and stay on EAL's thread. Their queues go to the workers, each to one at a time.
+
+pub mod burst;
+pub mod eal;
+pub mod error;
+pub mod lcore;
+pub mod mbuf;
+pub mod mempool;
+pub mod port;
+pub mod ring;
+mod sys;
+
+pub use burst::Burst;
+pub use eal::{Device, Eal, EalConfig, version};
+pub use error::{DpdkError, Errno};
+pub use lcore::{ThreadRegistration, Threads, allowed_cores, pin_current_thread, tsc};
+pub use mbuf::Mbuf;
+pub use mempool::Mempool;
+pub use port::{
+    Limits, Link, Port, PortSettings, PortStats, Queues, RxQueue, StartedPort, TxQueue,
+};
+pub use ring::RingPair;
