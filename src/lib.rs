@@ -1,10 +1,13 @@
 //! simplon, a userspace IPsec gateway. `docs/ARCHITECTURE.md` says which module may import which.
 
 pub mod buf;
+pub mod control;
 pub mod crypto;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod drop;
+#[cfg(feature = "dpdk")]
+pub mod gateway;
 pub mod ids;
 pub mod ipsec;
 pub mod meta;

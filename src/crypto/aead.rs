@@ -84,6 +84,16 @@ pub struct KeyLengthError {
 pub struct KeyFingerprint([u8; 16]);
 
 impl KeyFingerprint {
+    /// The fingerprint with this hash, as read back from where [`Self::as_bytes`] was kept.
+    pub fn from_bytes(hash: [u8; 16]) -> Self {
+        Self(hash)
+    }
+
+    /// The hash itself.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// Lower-case hexadecimal, for file names and logs.
     pub fn to_hex(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -252,4 +262,9 @@ pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
             .portable
             .open(&job.nonce, job.aad.as_slice(), job.text);
     }
+}
+
+/// Names the implementation that seals and opens, for `--version` and logs.
+pub fn implementation() -> &'static str {
+    "portable (aes-gcm)"
 }

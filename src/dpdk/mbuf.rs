@@ -85,6 +85,11 @@ impl<'eal> Mbuf<'eal> {
 
 impl PacketBuf for Mbuf<'_> {
     #[inline]
+    fn is_whole(&self) -> bool {
+        self.is_plain()
+    }
+
+    #[inline]
     fn data(&self) -> &[u8] {
         let len = usize::from(self.fields().data_len);
         // SAFETY: `len` bytes from the start are within the buffer (the invariant), and stay as they are while `self`

@@ -1,0 +1,256 @@
+//! Keeps each SA's sequence numbers on disk ahead of their use: see [`super::state`].
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::control::state::{Direction, StateError, StateFile};
+use crate::crypto::aead::KeyFingerprint;
+use crate::ids::SaIndex;
+use crate::ipsec::sad::Sad;
+use crate::policy::compile::endpoint_sets;
+use crate::policy::model::Policy;
+use crate::rcu::Writer;
+
+/// Fewest numbers leased ahead: what a burst of traffic may use between two looks of the control thread. A kill skips as
+/// many at most, of the 2^32 of an SA without extended numbers.
+const MIN_AHEAD: u64 = 1 << 20;
+/// Most numbers leased ahead.
+const MAX_AHEAD: u64 = 1 << 30;
+/// Time that a lease should last at the present rate.
+const AHEAD: Duration = Duration::from_secs(2);
+/// How often the numbers seen are put on disk.
+const INBOUND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where an SA begins.
+#[derive(Debug)]
+pub enum SaStart {
+    /// At this number: outbound the next to use, inbound the highest seen.
+    At(u64),
+    /// Nowhere: it would not be safe.
+    Refused(String),
+}
+
+/// One outbound SA under lease.
+struct Lease {
+    slot: SaIndex,
+    key: KeyFingerprint,
+    /// The next number when last looked at.
+    next: u64,
+    /// Exhaustion has been told.
+    told: bool,
+}
+
+/// One inbound SA whose highest number is kept.
+struct Mark {
+    slot: SaIndex,
+    key: KeyFingerprint,
+    saved: u64,
+}
+
+/// The leases of all SAs.
+pub struct Leases {
+    state: Result<StateFile, String>,
+    leases: Vec<Lease>,
+    marks: Vec<Mark>,
+    looked: Instant,
+    saved: Instant,
+    failing: bool,
+}
+
+impl Leases {
+    /// Opens the state of the gateway's directory. Where that fails no SA will be started; the rest of the gateway can.
+    pub fn open(policy: &Policy) -> Self {
+        let state = StateFile::open(&policy.gateway.state_dir).map_err(|error| {
+            error!("no SA can be started: {error}");
+            error.to_string()
+        });
+        let now = Instant::now();
+        Self {
+            state,
+            leases: Vec::new(),
+            marks: Vec::new(),
+            looked: now,
+            saved: now,
+            failing: false,
+        }
+    }
+
+    /// Where the outbound SA with this key begins, and takes it under lease.
+    pub fn start_outbound(&mut self, slot: SaIndex, key: KeyFingerprint) -> SaStart {
+        let start = self.number(Direction::Outbound, key);
+        if let SaStart::At(next) = start {
+            self.leases.push(Lease {
+                slot,
+                key,
+                next,
+                told: false,
+            });
+        }
+        start
+    }
+
+    /// Where the inbound SA with this key begins, and keeps its mark.
+    pub fn start_inbound(&mut self, slot: SaIndex, key: KeyFingerprint) -> SaStart {
+        let start = self.number(Direction::Inbound, key);
+        if let SaStart::At(saved) = start {
+            self.marks.push(Mark { slot, key, saved });
+        }
+        start
+    }
+
+    fn number(&self, direction: Direction, key: KeyFingerprint) -> SaStart {
+        match &self.state {
+            Err(reason) => SaStart::Refused(reason.clone()),
+            Ok(state) => match state.number(direction, key) {
+                Ok(number) => SaStart::At(number),
+                Err(error) => SaStart::Refused(error.to_string()),
+            },
+        }
+    }
+
+    /// Extends every lease that has to be, marks what was seen, one sync for all. Call it many times a second.
+    pub fn tick(&mut self, sad: &Sad, writer: &Writer) {
+        let elapsed = self.looked.elapsed();
+        self.looked = Instant::now();
+        let mut extended = Vec::new();
+        for (at, lease) in self.leases.iter_mut().enumerate() {
+            let Some(sa) = sad.outbound().get_owned(writer, lease.slot.index()) else {
+                continue;
+            };
+            let (next, leased) = (sa.seq.next(), sa.seq.leased());
+            if sa.seq.is_exhausted() && !lease.told {
+                lease.told = true;
+                error!(spi = %sa.identity().spi, "SA has used its last sequence number and stopped: give both ends a new key");
+            }
+            let ahead = ahead(next.saturating_sub(lease.next), elapsed);
+            lease.next = next;
+            if leased <= sa.seq.last() && leased.saturating_sub(next) < ahead / 2 + 1 {
+                let until = next
+                    .max(leased)
+                    .saturating_add(ahead)
+                    .min(sa.seq.last().saturating_add(1));
+                extended.push((at, until));
+            }
+        }
+        let mut numbers: Vec<_> = extended
+            .iter()
+            .filter_map(|(at, until)| {
+                Some((Direction::Outbound, self.leases.get(*at)?.key, *until))
+            })
+            .collect();
+        if self.saved.elapsed() >= INBOUND_INTERVAL {
+            self.saved = Instant::now();
+            numbers.extend(self.seen(sad, writer));
+        }
+        if numbers.is_empty() || !self.commit(&numbers) {
+            return;
+        }
+        for (at, until) in extended {
+            let sa = self
+                .leases
+                .get(at)
+                .and_then(|lease| sad.outbound().get_owned(writer, lease.slot.index()));
+            if let Some(sa) = sa {
+                sa.seq.extend_lease(until);
+            }
+        }
+    }
+
+    /// Puts on disk what was really used, so that an orderly stop skips no numbers. Call it when every worker has stopped.
+    pub fn finish(&mut self, sad: &Sad, writer: &Writer) {
+        let mut numbers: Vec<_> = self
+            .leases
+            .iter()
+            .filter_map(|lease| {
+                let sa = sad.outbound().get_owned(writer, lease.slot.index())?;
+                Some((
+                    Direction::Outbound,
+                    lease.key,
+                    sa.seq.next().min(sa.seq.leased()),
+                ))
+            })
+            .collect();
+        numbers.extend(self.seen(sad, writer));
+        if self.commit(&numbers) && !numbers.is_empty() {
+            info!(sas = numbers.len(), "sequence numbers saved");
+        }
+    }
+
+    fn seen(&mut self, sad: &Sad, writer: &Writer) -> Vec<(Direction, KeyFingerprint, u64)> {
+        let mut numbers = Vec::new();
+        for mark in &mut self.marks {
+            let Some(sa) = sad.inbound().get_owned(writer, mark.slot.index()) else {
+                continue;
+            };
+            let top = sa.window.top();
+            if top != mark.saved {
+                mark.saved = top;
+                numbers.push((Direction::Inbound, mark.key, top));
+            }
+        }
+        numbers
+    }
+
+    fn commit(&mut self, numbers: &[(Direction, KeyFingerprint, u64)]) -> bool {
+        let done = match &mut self.state {
+            Err(_) => return false,
+            Ok(state) => state.commit(numbers),
+        };
+        match done {
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    warn!("sequence numbers can be written to disk again");
+                }
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    error!(
+                        "sequence numbers cannot be written to disk, SAs stop at the end of their lease: {error}"
+                    );
+                }
+                false
+            }
+        }
+    }
+}
+
+/// How far ahead to lease for an SA that used `used` numbers in `elapsed`.
+fn ahead(used: u64, elapsed: Duration) -> u64 {
+    let elapsed_us = u64::try_from(elapsed.as_micros())
+        .unwrap_or(u64::MAX)
+        .max(1);
+    let ahead_us = u64::try_from(AHEAD.as_micros()).unwrap_or(u64::MAX);
+    (used.saturating_mul(ahead_us) / elapsed_us).clamp(MIN_AHEAD, MAX_AHEAD)
+}
+
+/// Declares every key of `policy` that has no record yet as fresh. Returns how many records were made; one SA has one.
+///
+/// # Errors
+/// [`StateError`] where the state cannot be opened, made or written.
+pub fn declare_fresh(policy: &Policy) -> Result<usize, StateError> {
+    let mut state = StateFile::open_or_create(&policy.gateway.state_dir)?;
+    let keys: Vec<_> = endpoint_sets(policy)
+        .flat_map(|(.., set)| {
+            [
+                (Direction::Outbound, set.outbound.key.fingerprint()),
+                (Direction::Inbound, set.inbound.key.fingerprint()),
+            ]
+        })
+        .collect();
+    state.add_fresh(&keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_lasts_two_seconds_at_the_present_rate() {
+        assert_eq!(ahead(0, Duration::from_millis(20)), MIN_AHEAD);
+        // 10 million a second.
+        assert_eq!(ahead(200_000, Duration::from_millis(20)), 20_000_000);
+        assert_eq!(ahead(u64::MAX, Duration::from_nanos(1)), MAX_AHEAD);
+    }
+}

@@ -1,0 +1,9 @@
+//! The control thread: sequence numbers on disk, the control socket, reports. It sees a worker only through published
+//! tables, rings and counters.
+#![forbid(unsafe_code)]
+
+pub mod leases;
+pub mod protocol;
+pub mod report;
+pub mod socket;
+pub mod state;

@@ -1,0 +1,377 @@
+//! What the control side tells: plain data, as JSON over the socket and as tables in `simplon show`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::drop::{DropReason, PuntReason};
+use crate::ids::SaIndex;
+use crate::ipsec::outer::Encapsulation;
+use crate::ipsec::sa::{SaCounters, SaIdentity};
+use crate::ipsec::sad::Sad;
+use crate::policy::model::Side;
+use crate::rcu::Writer;
+use crate::worker::counters::WorkerCounters;
+use crate::worker::probe::Stage;
+
+/// `show ports`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct PortsReport {
+    /// In declared order.
+    pub ports: Vec<PortReport>,
+}
+
+/// One port.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct PortReport {
+    /// Name in the policy.
+    pub name: String,
+    /// Device as the policy has it.
+    pub device: String,
+    /// DPDK driver.
+    pub driver: String,
+    /// `protected` or `unprotected`.
+    pub side: String,
+    /// The port that what enters here leaves by.
+    pub pair: String,
+    /// MAC address.
+    pub mac: String,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// Queue pairs in use.
+    pub queues: u16,
+    /// `up` or `down`.
+    pub link: String,
+    /// Link speed in Mbit/s, where the driver knows it.
+    pub speed_mbps: Option<u32>,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames the driver could not take in for want of buffers or queue room.
+    pub rx_missed: u64,
+}
+
+/// `show sa`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct SaReport {
+    /// Every SA of the policy, by tunnel and endpoint set, outbound before inbound.
+    pub sas: Vec<SaEntry>,
+}
+
+/// One SA.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct SaEntry {
+    /// Tunnel it belongs to.
+    pub tunnel: String,
+    /// `outbound` or `inbound`.
+    pub direction: String,
+    /// SPI, hexadecimal.
+    pub spi: String,
+    /// Our outer address.
+    pub local: String,
+    /// The peer's.
+    pub remote: String,
+    /// Cipher.
+    pub cipher: String,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// `none` or `udp`.
+    pub encapsulation: String,
+    /// `up`, `exhausted` or `refused`.
+    pub state: String,
+    /// Why it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Outbound: last number used. Inbound: highest seen.
+    pub sequence: u64,
+    /// Outbound: first number that is not leased on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<u64>,
+    /// Inbound: anti-replay window, in packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// Packets sealed or opened.
+    pub packets: u64,
+    /// Their inner bytes.
+    pub bytes: u64,
+    /// Packets dropped, by reason, where there were any.
+    pub drops: Vec<Count>,
+}
+
+/// A reason and how often.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Count {
+    /// The reason's name.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// What it means.
+    pub help: String,
+}
+
+/// `show drops`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct DropsReport {
+    /// Sums of both directions.
+    pub totals: Totals,
+    /// Drops by direction and reason, where there were any.
+    pub drops: Vec<DirectedCount>,
+    /// What was handed to the control side, likewise.
+    pub punts: Vec<DirectedCount>,
+}
+
+/// Sums by direction.
+#[derive(Serialize, Deserialize, Default, Clone, PartialEq, Eq, Debug)]
+pub struct Totals {
+    /// What came in on the protected side.
+    pub outbound: DirectionTotals,
+    /// What came in on the unprotected side.
+    pub inbound: DirectionTotals,
+}
+
+/// What became of what came in: received = sent + dropped + punted, once the workers are between bursts.
+#[derive(Serialize, Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirectionTotals {
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Frames handed to the control side.
+    pub punted: u64,
+}
+
+impl DirectionTotals {
+    /// Whether every frame received is accounted for.
+    pub fn balance(&self) -> bool {
+        self.received == self.sent + self.dropped + self.punted
+    }
+}
+
+/// A count in one direction.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DirectedCount {
+    /// `outbound` or `inbound`.
+    pub direction: String,
+    /// Reason and number.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// `show workers`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct WorkersReport {
+    /// Ticks of the TSC in a second.
+    pub tsc_hz: u64,
+    /// In order of the policy's cores.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// One worker.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct WorkerReport {
+    /// The core it is pinned to.
+    pub core: usize,
+    /// Its lanes: `port queue -> port`.
+    pub lanes: Vec<String>,
+    /// Frames received.
+    pub packets: u64,
+    /// Polls that brought packets.
+    pub busy_polls: u64,
+    /// Polls that brought none.
+    pub idle_polls: u64,
+    /// The thread's own run time, in nanoseconds.
+    pub cpu_ns: u64,
+    /// TSC cycles by stage, where `run --measure-stages` asked for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageReport>,
+}
+
+/// Cycles of one stage.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct StageReport {
+    /// The stage.
+    pub stage: String,
+    /// TSC cycles in all.
+    pub cycles: u64,
+}
+
+/// An SA of the policy, as the control side keeps it beside its slot.
+pub struct SaRow {
+    /// Tunnel it belongs to.
+    pub tunnel: String,
+    /// Its slot.
+    pub slot: SaIndex,
+    /// Names of the outbound half.
+    pub outbound: SaIdentity,
+    /// Names of the inbound half.
+    pub inbound: SaIdentity,
+    /// Why the outbound half was not started.
+    pub outbound_refused: Option<String>,
+    /// Why the inbound half was not started.
+    pub inbound_refused: Option<String>,
+}
+
+/// `protected` or `unprotected`.
+pub fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Protected => "protected",
+        Side::Unprotected => "unprotected",
+    }
+}
+
+/// The direction of what comes in on `side`.
+pub fn direction_name(side: Side) -> &'static str {
+    match side {
+        Side::Protected => "outbound",
+        Side::Unprotected => "inbound",
+    }
+}
+
+/// Sums up what all workers dropped, punted and sent.
+pub fn drops_report(workers: &[&WorkerCounters]) -> DropsReport {
+    let mut report = DropsReport::default();
+    for side in [Side::Protected, Side::Unprotected] {
+        let mut totals = DirectionTotals::default();
+        for worker in workers {
+            let counters = worker.direction(side);
+            totals.received += counters.received.get();
+            totals.sent += counters.sent.get();
+        }
+        let directed = |reason: &str, help: &str, packets| DirectedCount {
+            direction: direction_name(side).into(),
+            count: Count {
+                reason: reason.into(),
+                packets,
+                help: help.into(),
+            },
+        };
+        for reason in DropReason::ALL {
+            let packets = workers
+                .iter()
+                .map(|w| w.direction(side).drops[reason.index()].get())
+                .sum();
+            totals.dropped += packets;
+            if packets > 0 {
+                report
+                    .drops
+                    .push(directed(reason.name(), reason.help(), packets));
+            }
+        }
+        for reason in PuntReason::ALL {
+            let packets = workers
+                .iter()
+                .map(|w| w.direction(side).punts[reason.index()].get())
+                .sum();
+            totals.punted += packets;
+            if packets > 0 {
+                report
+                    .punts
+                    .push(directed(reason.name(), reason.help(), packets));
+            }
+        }
+        match side {
+            Side::Protected => report.totals.outbound = totals,
+            Side::Unprotected => report.totals.inbound = totals,
+        }
+    }
+    report
+}
+
+/// Describes every SA.
+pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
+    let mut report = SaReport::default();
+    for row in rows {
+        let mut entry = entry(
+            &row.tunnel,
+            "outbound",
+            &row.outbound,
+            row.outbound_refused.as_deref(),
+        );
+        if let Some(sa) = sad.outbound().get_owned(writer, row.slot.index()) {
+            entry.sequence = sa.seq.next().min(sa.seq.leased()).saturating_sub(1);
+            entry.leased = Some(sa.seq.leased());
+            if sa.seq.is_exhausted() {
+                entry.state = "exhausted".into();
+            }
+            fill_counters(&mut entry, &sa.counters);
+        }
+        report.sas.push(entry);
+        let mut entry = self::entry(
+            &row.tunnel,
+            "inbound",
+            &row.inbound,
+            row.inbound_refused.as_deref(),
+        );
+        if let Some(sa) = sad.inbound().get_owned(writer, row.slot.index()) {
+            entry.sequence = sa.window.top();
+            entry.window = Some(sa.window.size());
+            fill_counters(&mut entry, &sa.counters);
+        }
+        report.sas.push(entry);
+    }
+    report
+}
+
+fn entry(tunnel: &str, direction: &str, identity: &SaIdentity, refused: Option<&str>) -> SaEntry {
+    SaEntry {
+        tunnel: tunnel.into(),
+        direction: direction.into(),
+        spi: identity.spi.to_string(),
+        local: identity.local.to_string(),
+        remote: identity.remote.to_string(),
+        cipher: identity.cipher.name().into(),
+        esn: identity.esn,
+        encapsulation: match identity.encapsulation {
+            Encapsulation::None => "none".into(),
+            Encapsulation::Udp { .. } => "udp".into(),
+        },
+        state: if refused.is_some() {
+            "refused".into()
+        } else {
+            "up".into()
+        },
+        reason: refused.map(Into::into),
+        sequence: 0,
+        leased: None,
+        window: None,
+        packets: 0,
+        bytes: 0,
+        drops: Vec::new(),
+    }
+}
+
+fn fill_counters(entry: &mut SaEntry, counters: &SaCounters) {
+    entry.packets = counters.packets();
+    entry.bytes = counters.bytes();
+    entry.drops = DropReason::ALL
+        .iter()
+        .map(|reason| (reason, counters.drops(*reason)))
+        .filter(|(_, packets)| *packets > 0)
+        .map(|(reason, packets)| Count {
+            reason: reason.name().into(),
+            packets,
+            help: reason.help().into(),
+        })
+        .collect();
+}
+
+/// Cycles by stage of one worker, where it measures them.
+pub fn stage_reports(counters: &WorkerCounters) -> Vec<StageReport> {
+    let stages = Stage::ALL.iter().zip(&counters.stages);
+    let reports: Vec<_> = stages
+        .map(|(stage, cycles)| StageReport {
+            stage: stage.name().into(),
+            cycles: cycles.get(),
+        })
+        .collect();
+    if reports.iter().all(|report| report.cycles == 0) {
+        Vec::new()
+    } else {
+        reports
+    }
+}
