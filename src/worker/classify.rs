@@ -37,7 +37,11 @@ pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], por
     }
 }
 
-fn classify_unprotected(data: &[u8], meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+fn classify_unprotected(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    port: &PortTable,
+) -> Result<(), DropReason> {
     let is_fragment = match meta.kind {
         PacketKind::Ipv4 => is_v4_fragment(data),
         _ => walk_v6(data, meta)?,
@@ -64,7 +68,11 @@ fn classify_unprotected(data: &[u8], meta: &mut PacketMeta, port: &PortTable) ->
     local_or(data, meta, port, destination, DropReason::ClearText)
 }
 
-fn classify_protected(data: &[u8], meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+fn classify_protected(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    port: &PortTable,
+) -> Result<(), DropReason> {
     let destination = address_pair(data, meta.kind).ok_or(DropReason::Runt)?;
     if is_local(port, destination) || is_neighbour_discovery(data, meta) {
         return local_or(data, meta, port, destination, DropReason::NoPolicy);
@@ -107,7 +115,11 @@ fn is_nat_t(
     let Some(number) = destination_port(data, meta) else {
         return Ok(false);
     };
-    if !port.local.nat_t.contains(&(destination_addr(destination), number)) {
+    if !port
+        .local
+        .nat_t
+        .contains(&(destination_addr(destination), number))
+    {
         return Ok(false);
     }
     if is_fragment {

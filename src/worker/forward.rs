@@ -58,7 +58,12 @@ fn find_policy<B: PacketBuf>(
 
 /// Finds the next hop of every live packet that was opened; takes one from the TTL (RFC 4301 section 5.1.2.1 note 2).
 /// Drops with `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`.
-pub fn route_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], tables: &Tables, egress: &PortTable) {
+pub fn route_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    tables: &Tables,
+    egress: &PortTable,
+) {
     for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
         if !meta.is_live() {
             continue;
@@ -88,15 +93,27 @@ fn route<B: PacketBuf>(
 
 fn decrement_ttl(data: &mut [u8], kind: PacketKind) -> Result<(), DropReason> {
     let alive = match kind {
-        PacketKind::Ipv4 => Ipv4Header::mut_from_prefix(data).is_ok_and(|(header, _)| header.decrement_ttl()),
-        PacketKind::Ipv6 => Ipv6Header::mut_from_prefix(data).is_ok_and(|(header, _)| header.decrement_hop_limit()),
+        PacketKind::Ipv4 => {
+            Ipv4Header::mut_from_prefix(data).is_ok_and(|(header, _)| header.decrement_ttl())
+        }
+        PacketKind::Ipv6 => {
+            Ipv6Header::mut_from_prefix(data).is_ok_and(|(header, _)| header.decrement_hop_limit())
+        }
         PacketKind::Other => false,
     };
-    if alive { Ok(()) } else { Err(DropReason::TtlExpired) }
+    if alive {
+        Ok(())
+    } else {
+        Err(DropReason::TtlExpired)
+    }
 }
 
 /// Puts an Ethernet header before every live packet. Drops with `NoRoom`.
-pub fn link_header_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], tables: &Tables) {
+pub fn link_header_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    tables: &Tables,
+) {
     for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
         if meta.is_live() && put_link_header(packet, meta.next_hop, tables).is_none() {
             meta.kill(DropReason::NoRoom);
@@ -104,7 +121,11 @@ pub fn link_header_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMet
     }
 }
 
-fn put_link_header<B: PacketBuf>(packet: &mut B, next_hop: NextHopIndex, tables: &Tables) -> Option<()> {
+fn put_link_header<B: PacketBuf>(
+    packet: &mut B,
+    next_hop: NextHopIndex,
+    tables: &Tables,
+) -> Option<()> {
     let hop = tables.next_hop(next_hop)?;
     let ether_type = match packet.data().first()? >> 4 {
         4 => ether::IPV4,

@@ -1,4 +1,4 @@
-//! Poll-mode workers: the only place where `ipsec` and `dpdk` meet. `stages` is the file to read first.
+//! Poll-mode workers: the only place where `ipsec` and `dpdk` meet. `datapath` is the file to read first.
 //!
 //! The stages work on any [`crate::buf::PacketBuf`], so they are tested and fuzzed without DPDK; what polls real queues
 //! needs the feature `dpdk`.
@@ -13,7 +13,11 @@
 
 pub mod classify;
 pub mod counters;
+#[cfg(feature = "dpdk")]
+pub mod datapath;
 pub mod forward;
 pub mod parse;
 pub mod probe;
+#[cfg(feature = "dpdk")]
+pub mod run;
 pub mod stages;

@@ -23,7 +23,11 @@ pub fn parse_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], po
     }
 }
 
-fn parse<B: PacketBuf>(packet: &mut B, meta: &mut PacketMeta, port: &PortTable) -> Result<(), DropReason> {
+fn parse<B: PacketBuf>(
+    packet: &mut B,
+    meta: &mut PacketMeta,
+    port: &PortTable,
+) -> Result<(), DropReason> {
     if !packet.is_whole() {
         return Err(DropReason::Chained);
     }

@@ -86,7 +86,11 @@ pub struct CycleProbe {
 impl CycleProbe {
     /// Measures by `clock`, in its ticks.
     pub fn new(clock: fn() -> u64) -> Self {
-        Self { clock, last: clock(), cycles: [0; Stage::ALL.len()] }
+        Self {
+            clock,
+            last: clock(),
+            cycles: [0; Stage::ALL.len()],
+        }
     }
 
     /// Takes the ticks since the last time, by stage, and begins again at zero.

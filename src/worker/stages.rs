@@ -23,7 +23,12 @@ pub struct View<'g> {
 
 /// Takes a burst of Ethernet frames, as received, to Ethernet frames, ready to send; or to the fates of those that are
 /// not. `packets` and `metas` have the same length, and `metas` may hold anything on entry.
-pub fn process_burst<B: PacketBuf, P: Probe>(packets: &mut [B], metas: &mut [PacketMeta], view: View<'_>, probe: &mut P) {
+pub fn process_burst<B: PacketBuf, P: Probe>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'_>,
+    probe: &mut P,
+) {
     parse::parse_burst(packets, metas, view.ingress);
     probe.mark(Stage::Parse);
     classify::classify_burst(packets, metas, view.ingress);
@@ -36,7 +41,12 @@ pub fn process_burst<B: PacketBuf, P: Probe>(packets: &mut [B], metas: &mut [Pac
     probe.mark(Stage::Route);
 }
 
-fn open_burst<B: PacketBuf, P: Probe>(packets: &mut [B], metas: &mut [PacketMeta], view: View<'_>, probe: &mut P) {
+fn open_burst<B: PacketBuf, P: Probe>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'_>,
+    probe: &mut P,
+) {
     esp_in::sad_lookup_burst(packets, metas, &view.tables.spis, view.sad);
     probe.mark(Stage::SaLookup);
     esp_in::replay_check_burst(packets, metas, view.sad);
@@ -48,7 +58,12 @@ fn open_burst<B: PacketBuf, P: Probe>(packets: &mut [B], metas: &mut [PacketMeta
     forward::route_burst(packets, metas, view.tables, view.egress);
 }
 
-fn seal_burst<B: PacketBuf, P: Probe>(packets: &mut [B], metas: &mut [PacketMeta], view: View<'_>, probe: &mut P) {
+fn seal_burst<B: PacketBuf, P: Probe>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'_>,
+    probe: &mut P,
+) {
     forward::spd_lookup_burst(packets, metas, view.tables, view.egress, view.sad);
     probe.mark(Stage::Policy);
     esp_out::seq_assign_burst(metas, view.sad);

@@ -1,0 +1,368 @@
+//! A whole gateway: set up from a policy, run, taken down in order. The one place that knows every other part.
+#![forbid(unsafe_code)]
+
+mod ports;
+mod serve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use tracing::{error, info, warn};
+
+use crate::control::leases::{Leases, SaStart};
+use crate::control::report::SaRow;
+use crate::control::socket::{ControlSocket, SocketError};
+use crate::dpdk::eal::{Eal, EalConfig};
+use crate::dpdk::error::DpdkError;
+use crate::dpdk::lcore::allowed_cores;
+use crate::dpdk::port::StartedPort;
+use crate::ids::SaIndex;
+use crate::ipsec::sa::SaIdentity;
+use crate::ipsec::sad::Sad;
+use crate::policy::Policy;
+use crate::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
+use crate::policy::model::{EndpointSet, MacAddr};
+use crate::rcu::{self, Reader, Writer};
+use crate::worker::counters::WorkerCounters;
+use crate::worker::datapath::{Lane, Shared, Worker};
+use crate::worker::run::{self, WorkerSettings};
+
+/// Punted packets that may wait for the control thread.
+const PUNT_RING: usize = 1024;
+
+/// How a gateway is to run, beside its policy.
+pub struct RunOptions {
+    /// Measure cycles by stage.
+    pub measure_stages: bool,
+    /// Set when the gateway is to drain and stop.
+    pub stop: Arc<AtomicBool>,
+    /// Set when the operator asked for a reload.
+    pub reload: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// Buffers of the memory pool.
+    pub pool_size: u32,
+    /// Buffers that did not come back to it.
+    pub pool_missing: u32,
+    /// Every frame received was sent, dropped or punted.
+    pub balanced: bool,
+}
+
+/// Why a gateway could not be started or went on no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// DPDK.
+    #[error(transparent)]
+    Dpdk(#[from] DpdkError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A core that is not there.
+    #[error("`workers` names core {core}, but this process may use {allowed:?} only")]
+    NoSuchCore {
+        /// The core.
+        core: usize,
+        /// Those that are there.
+        allowed: Vec<usize>,
+    },
+    /// The system refused.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        error: std::io::Error,
+    },
+}
+
+/// What the control thread holds while workers run.
+struct Control<'p, 'r> {
+    shared: Arc<Shared<'p>>,
+    writer: Writer,
+    leases: Leases,
+    rows: Vec<SaRow>,
+    ports: &'r [ports::OpenPort],
+    started: &'r [StartedPort<'p>],
+    workers: Vec<WorkerView>,
+    tsc_hz: u64,
+}
+
+/// A worker as the control thread sees it.
+struct WorkerView {
+    core: usize,
+    lanes: Vec<String>,
+    counters: Arc<WorkerCounters>,
+}
+
+/// Runs a gateway until it is told to stop. Signals that stop it should be blocked in the calling thread; they are
+/// unblocked here once the workers, who must not see them, are there.
+///
+/// # Errors
+/// [`GatewayError`] where it could not be started; then nothing is left behind.
+pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError> {
+    let allowed = allowed_cores();
+    if let Some(core) = policy
+        .gateway
+        .workers
+        .iter()
+        .find(|core| !allowed.contains(core))
+    {
+        return Err(GatewayError::NoSuchCore {
+            core: *core,
+            allowed,
+        });
+    }
+    let mut socket = ControlSocket::bind(&policy.gateway.control_socket)?;
+    let leases = Leases::open(&policy);
+    let eal = Eal::init(&EalConfig {
+        name: policy.gateway.name.clone(),
+        memory_mib: policy.gateway.memory_mib,
+        devices: policy
+            .ports
+            .iter()
+            .map(|port| ports::dpdk_device(&port.device))
+            .collect(),
+    })?;
+    info!(
+        dpdk = crate::dpdk::eal::version(),
+        hugepages = eal.uses_hugepages(),
+        aead = crate::crypto::aead::implementation(),
+        "EAL is up"
+    );
+    let pool = ports::create_pool(&eal, &policy)?;
+    let (opened, started) = ports::open(&eal, &policy, &pool)?;
+    let result = run_on(
+        policy,
+        options,
+        &eal,
+        &opened,
+        &started,
+        (&mut socket, leases),
+    );
+    // The order DPDK needs: workers are gone, so queues are; then ports stop and close, and every buffer is home.
+    drop(started);
+    let mut ending = result?;
+    ending.pool_size = pool.size();
+    ending.pool_missing = pool.in_use();
+    if ending.pool_missing == 0 {
+        info!(
+            buffers = ending.pool_size,
+            "stopped; the memory pool is full again"
+        );
+    } else {
+        error!(
+            missing = ending.pool_missing,
+            buffers = ending.pool_size,
+            "stopped; buffers are missing from the memory pool"
+        );
+    }
+    Ok(ending)
+}
+
+fn run_on<'p>(
+    policy: Policy,
+    options: &RunOptions,
+    eal: &'p Eal,
+    ports: &[ports::OpenPort],
+    started: &'p [StartedPort<'p>],
+    (socket, mut leases): (&mut ControlSocket, Leases),
+) -> Result<Ending, GatewayError> {
+    let (mut writer, readers) = rcu::domain(policy.gateway.workers.len());
+    let slots = endpoint_sets(&policy).count();
+    let shared = Arc::new(Shared {
+        tables: writer.slots(1),
+        sad: Sad::new(&writer, slots),
+        punts: ArrayQueue::new(PUNT_RING),
+    });
+    let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
+    let topology = Topology {
+        macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
+    };
+    let tables = Box::new(compile(&policy, &topology));
+    // Slot 0 exists and is this writer's.
+    let _ = writer.replace(&shared.tables, 0, Some(tables));
+    let lanes = ports::lanes(&policy, ports, started);
+    let cores = policy.gateway.workers.clone();
+    // The keys are in the SAs now; the policy's copies are zeroised.
+    drop(policy);
+    leases.tick(&shared.sad, &writer);
+    let (workers, views) = make_workers(readers, lanes, &cores, ports, &shared);
+    let control = Control {
+        shared,
+        writer,
+        leases,
+        rows,
+        ports,
+        started,
+        workers: views,
+        tsc_hz: eal.tsc_hz(),
+    };
+    run_threads(workers, control, options, eal, socket)
+}
+
+/// Puts every SA whose sequence numbers are known into its slot.
+fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Leases) -> Vec<SaRow> {
+    let mut rows = Vec::new();
+    for (slot, _, tunnel, set) in endpoint_sets(policy) {
+        let (outbound, inbound) = identities(set);
+        let mut row = SaRow {
+            tunnel: tunnel.name.clone(),
+            slot,
+            outbound,
+            inbound,
+            outbound_refused: None,
+            inbound_refused: None,
+        };
+        match leases.start_outbound(slot, row.outbound.fingerprint) {
+            SaStart::At(next) => {
+                let _ = writer.replace(
+                    sad.outbound(),
+                    slot.index(),
+                    Some(Box::new(outbound_sa(set, next))),
+                );
+            }
+            SaStart::Refused(reason) => {
+                row.outbound_refused = Some(refused(&row, slot, "outbound", reason))
+            }
+        }
+        match leases.start_inbound(slot, row.inbound.fingerprint) {
+            SaStart::At(seen) => {
+                let sa = Box::new(inbound_sa(tunnel, set, seen));
+                let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
+            }
+            SaStart::Refused(reason) => {
+                row.inbound_refused = Some(refused(&row, slot, "inbound", reason))
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+fn refused(row: &SaRow, slot: SaIndex, direction: &str, reason: String) -> String {
+    let spi = if direction == "outbound" {
+        row.outbound.spi
+    } else {
+        row.inbound.spi
+    };
+    error!(tunnel = row.tunnel, direction, %spi, slot = slot.0, "SA is not started: {reason}");
+    reason
+}
+
+fn identities(set: &EndpointSet) -> (SaIdentity, SaIdentity) {
+    let outbound = SaIdentity {
+        spi: set.outbound.spi,
+        cipher: set.outbound.key.cipher(),
+        fingerprint: set.outbound.key.fingerprint(),
+        local: set.local,
+        remote: set.remote,
+        encapsulation: set.encapsulation,
+        esn: set.outbound.esn,
+    };
+    let inbound = SaIdentity {
+        spi: set.inbound.spi,
+        cipher: set.inbound.key.cipher(),
+        fingerprint: set.inbound.key.fingerprint(),
+        esn: set.inbound.esn,
+        ..outbound.clone()
+    };
+    (outbound, inbound)
+}
+
+fn make_workers<'p>(
+    readers: Vec<Reader>,
+    lanes: Vec<Vec<Lane<'p>>>,
+    cores: &[usize],
+    ports: &[ports::OpenPort],
+    shared: &Arc<Shared<'p>>,
+) -> (Vec<(usize, Worker<'p>)>, Vec<WorkerView>) {
+    let mut workers = Vec::new();
+    let mut views = Vec::new();
+    for ((reader, lanes), core) in readers.into_iter().zip(lanes).zip(cores) {
+        let names: Vec<String> = lanes
+            .iter()
+            .map(|lane| ports::lane_name(lane, ports))
+            .collect();
+        if lanes.is_empty() {
+            warn!(
+                core,
+                "this worker has no queue to poll and is not started: the ports offer too few queues"
+            );
+            continue;
+        }
+        info!(core, lanes = names.join(", "), "worker");
+        let counters = Arc::new(WorkerCounters::new(ports.len()));
+        views.push(WorkerView {
+            core: *core,
+            lanes: names,
+            counters: Arc::clone(&counters),
+        });
+        workers.push((
+            *core,
+            Worker::new(reader, Arc::clone(shared), lanes, counters),
+        ));
+    }
+    (workers, views)
+}
+
+fn run_threads<'p>(
+    mut workers: Vec<(usize, Worker<'p>)>,
+    mut control: Control<'p, '_>,
+    options: &RunOptions,
+    eal: &'p Eal,
+    socket: &mut ControlSocket,
+) -> Result<Ending, GatewayError> {
+    let stop = AtomicBool::new(false);
+    let threads = eal.threads();
+    let served = std::thread::scope(|scope| {
+        let mut handles = Vec::new();
+        for (core, worker) in &mut workers {
+            let settings = WorkerSettings {
+                core: *core,
+                stop: &stop,
+                measure_stages: options.measure_stages,
+            };
+            let body = move || run::run(worker, threads, &settings);
+            let spawned = std::thread::Builder::new()
+                .name(format!("worker-{core}"))
+                .spawn_scoped(scope, body);
+            match spawned {
+                Ok(handle) => handles.push(handle),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(GatewayError::System {
+                        what: "cannot start a worker thread",
+                        error,
+                    });
+                }
+            }
+        }
+        serve::unblock_signals();
+        let served = serve::serve(&mut control, socket, options, || {
+            handles.iter().any(|handle| handle.is_finished())
+        });
+        stop.store(true, Ordering::Relaxed);
+        for handle in handles {
+            match handle.join() {
+                Ok(outcome) => outcome?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        served
+    });
+    control.leases.finish(&control.shared.sad, &control.writer);
+    let balanced = serve::log_totals(&control);
+    // Workers hold queues and readers; what they shared goes with the last of them.
+    drop(workers);
+    while control.shared.punts.pop().is_some() {}
+    drop(control);
+    served.map(|()| Ending {
+        pool_size: 0,
+        pool_missing: 0,
+        balanced,
+    })
+}

@@ -1,0 +1,192 @@
+//! Ports, their queues, and which worker polls which.
+
+use tracing::info;
+
+use crate::dpdk::eal::{self, Eal};
+use crate::dpdk::error::DpdkError;
+use crate::dpdk::mempool::Mempool;
+use crate::dpdk::port::{Port, PortSettings, RxQueue, StartedPort, TxQueue};
+use crate::ids::{PortId, PortIndex};
+use crate::meta::BURST;
+use crate::policy::Policy;
+use crate::policy::model::{self, MacAddr};
+use crate::worker::datapath::Lane;
+
+/// Descriptors asked for on each queue.
+const DESCRIPTORS: u16 = 1024;
+/// Mbufs that each worker may keep in its mempool cache.
+const POOL_CACHE: u32 = 256;
+/// Buffers beside those of queues and workers: what the control side may hold.
+const SPARE_BUFFERS: u32 = 2048;
+/// Room behind the IP packet for an Ethernet header with two VLAN tags, ESP trailer and ICV.
+const FRAME_OVERHEAD: u16 = 14 + 8 + 32;
+/// Least room of an mbuf after its headroom: what virtual drivers take for granted.
+const MIN_DATA_ROOM: u16 = 2048;
+
+/// What is known of an open port beside its queues.
+pub(super) struct OpenPort {
+    pub(super) name: String,
+    pub(super) device: String,
+    pub(super) driver: String,
+    pub(super) side: model::Side,
+    pub(super) pair: PortIndex,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u16,
+    pub(super) queues: u16,
+}
+
+/// The policy's device as DPDK's side has it.
+pub(super) fn dpdk_device(device: &model::Device) -> eal::Device {
+    match device {
+        model::Device::Pci(address) => eal::Device::Pci(address.clone()),
+        model::Device::Virtual(text) => eal::Device::Virtual(text.clone()),
+    }
+}
+
+/// The pool that all ports share, large enough that no queue can starve another.
+pub(super) fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, DpdkError> {
+    let queues: u32 = policy.ports.iter().map(|port| u32::from(port.queues)).sum();
+    let workers = u32::try_from(policy.gateway.workers.len()).unwrap_or(u32::MAX);
+    let burst = u32::try_from(BURST).unwrap_or(u32::MAX);
+    let needed = queues
+        .saturating_mul(u32::from(DESCRIPTORS).saturating_mul(2))
+        .saturating_add(
+            workers.saturating_mul(POOL_CACHE.saturating_mul(2).saturating_add(burst * 4)),
+        )
+        .saturating_add(SPARE_BUFFERS);
+    let count = needed
+        .checked_next_power_of_two()
+        .map_or(needed, |power| power - 1);
+    let mtu = policy.ports.iter().map(|port| port.mtu).max().unwrap_or(0);
+    let room = mtu.saturating_add(FRAME_OVERHEAD).max(MIN_DATA_ROOM);
+    Mempool::create(eal, "packets", count.max(needed), room, POOL_CACHE)
+}
+
+/// Opens, configures and starts every port.
+pub(super) fn open<'e>(
+    eal: &'e Eal,
+    policy: &Policy,
+    pool: &'e Mempool<'e>,
+) -> Result<(Vec<OpenPort>, Vec<StartedPort<'e>>), DpdkError> {
+    let mut closed = Vec::new();
+    for port in &policy.ports {
+        let id = eal
+            .port_by_device(&dpdk_device(&port.device))
+            .ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
+        let handle = Port::open(eal, id)?;
+        let limits = handle.limits()?;
+        closed.push((port, handle, limits));
+    }
+    // Both ports of a pair get as many queue pairs as both can have: a queue of one leads to the same queue of the other.
+    let offered: Vec<u16> = closed
+        .iter()
+        .map(|(port, _, limits)| {
+            port.queues
+                .min(limits.max_rx_queues)
+                .min(limits.max_tx_queues)
+                .max(1)
+        })
+        .collect();
+    let mut open = Vec::new();
+    let mut started = Vec::new();
+    for ((port, mut handle, limits), own) in closed.into_iter().zip(&offered) {
+        let queues = offered
+            .get(port.pair.index())
+            .map_or(*own, |other| *other.min(own));
+        let settings = PortSettings {
+            name: port.name.clone(),
+            mtu: port.mtu,
+            rx_queues: queues,
+            tx_queues: queues,
+            rx_descriptors: DESCRIPTORS,
+            tx_descriptors: DESCRIPTORS,
+        };
+        let configured = handle.configure(&settings, pool)?;
+        let mac = handle.mac()?;
+        info!(
+            port = port.name,
+            driver = limits.driver,
+            mac = %MacAddr(mac),
+            queues,
+            mtu = port.mtu,
+            rss = configured.rss,
+            "port"
+        );
+        open.push(OpenPort {
+            name: port.name.clone(),
+            device: dpdk_device(&port.device).to_string(),
+            driver: limits.driver,
+            side: port.side,
+            pair: port.pair,
+            mac,
+            mtu: port.mtu,
+            queues,
+        });
+        started.push(handle.start()?);
+    }
+    Ok((open, started))
+}
+
+/// Deals the lanes out to the workers, evenly; queues of one port go to different workers where there are enough.
+pub(super) fn lanes<'p>(
+    policy: &Policy,
+    ports: &[OpenPort],
+    started: &'p [StartedPort<'p>],
+) -> Vec<Vec<Lane<'p>>> {
+    let mut rx: Vec<std::vec::IntoIter<RxQueue<'p>>> = Vec::new();
+    let mut tx: Vec<std::vec::IntoIter<TxQueue<'p>>> = Vec::new();
+    for port in started {
+        let queues = port.queues();
+        rx.push(queues.rx.into_iter());
+        tx.push(queues.tx.into_iter());
+    }
+    let mut workers: Vec<Vec<Lane<'p>>> =
+        policy.gateway.workers.iter().map(|_| Vec::new()).collect();
+    let most = ports.iter().map(|port| port.queues).max().unwrap_or(0);
+    for _ in 0..most {
+        for (at, port) in ports.iter().enumerate() {
+            let Ok(ingress) = u16::try_from(at).map(PortIndex) else {
+                continue;
+            };
+            let receive = rx.get_mut(at).and_then(Iterator::next);
+            let transmit = tx.get_mut(port.pair.index()).and_then(Iterator::next);
+            let (Some(rx), Some(tx)) = (receive, transmit) else {
+                continue;
+            };
+            let lane = Lane {
+                rx,
+                tx,
+                ingress,
+                egress: port.pair,
+            };
+            let chosen = workers.iter_mut().min_by_key(|lanes| {
+                (
+                    lanes.len(),
+                    lanes
+                        .iter()
+                        .filter(|other| other.ingress == ingress)
+                        .count(),
+                )
+            });
+            if let Some(lanes) = chosen {
+                lanes.push(lane);
+            }
+        }
+    }
+    workers
+}
+
+/// A lane for people.
+pub(super) fn lane_name(lane: &Lane<'_>, ports: &[OpenPort]) -> String {
+    let name = |index: PortIndex| {
+        ports
+            .get(index.index())
+            .map_or("?", |port| port.name.as_str())
+    };
+    format!(
+        "{} queue {} -> {}",
+        name(lane.ingress),
+        lane.rx.queue().0,
+        name(lane.egress)
+    )
+}

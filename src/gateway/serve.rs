@@ -1,0 +1,205 @@
+//! The control thread's loop while workers run.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use serde_json::Value;
+use tracing::{debug, info, warn};
+
+use super::{Control, GatewayError, RunOptions};
+use crate::control::protocol::Method;
+use crate::control::report::{
+    self, DropsReport, PortReport, PortsReport, WorkerReport, WorkersReport, drops_report,
+    side_name, stage_reports,
+};
+use crate::control::socket::ControlSocket;
+use crate::ids::PortIndex;
+use crate::policy::model::{MacAddr, Side};
+use crate::worker::counters::WorkerCounters;
+
+/// Longest pause between two looks at leases and punted packets.
+const TICK: Duration = Duration::from_millis(10);
+/// Time between two looks at the links.
+const LINK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The signals that the control thread alone may see.
+fn control_signals() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect()
+}
+
+/// Keeps the signals of the control thread from the calling thread and from those it makes.
+pub(crate) fn block_signals() {
+    if let Err(error) = control_signals().thread_block() {
+        warn!("cannot block signals: {error}");
+    }
+}
+
+/// Lets the calling thread see them again.
+pub(super) fn unblock_signals() {
+    if let Err(error) = control_signals().thread_unblock() {
+        warn!("cannot unblock signals: {error}");
+    }
+}
+
+/// Serves until told to stop, or until `worker_gone` says that a worker ended by itself.
+pub(super) fn serve(
+    control: &mut Control<'_, '_>,
+    socket: &mut ControlSocket,
+    options: &RunOptions,
+    worker_gone: impl Fn() -> bool,
+) -> Result<(), GatewayError> {
+    let mut links: Vec<Option<bool>> = control.started.iter().map(|_| None).collect();
+    let mut looked = Instant::now()
+        .checked_sub(LINK_INTERVAL)
+        .unwrap_or_else(Instant::now);
+    info!("running");
+    while !options.stop.load(Ordering::Relaxed) && !worker_gone() {
+        let served: io::Result<()> = socket.serve(TICK, |method| answer(control, method));
+        served.map_err(|error| GatewayError::System {
+            what: "control socket",
+            error,
+        })?;
+        control.leases.tick(&control.shared.sad, &control.writer);
+        control.writer.reclaim();
+        take_punts(control);
+        if looked.elapsed() >= LINK_INTERVAL {
+            looked = Instant::now();
+            log_links(control, &mut links);
+        }
+        if options.reload.swap(false, Ordering::Relaxed) {
+            warn!("SIGHUP ignored: the policy cannot be reloaded yet; stop and start to change it");
+        }
+    }
+    info!("stopping: draining the queues");
+    Ok(())
+}
+
+/// Takes what the workers handed over. There is no host side yet that would answer, so it ends here; the workers have
+/// counted it.
+fn take_punts(control: &Control<'_, '_>) {
+    for _ in 0..control.shared.punts.capacity() {
+        let Some(punted) = control.shared.punts.pop() else {
+            return;
+        };
+        let port = control
+            .ports
+            .get(punted.port.index())
+            .map_or("?", |port| port.name.as_str());
+        debug!(port, reason = punted.reason.name(), "punted packet");
+    }
+}
+
+fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
+    for ((port, started), known) in control.ports.iter().zip(control.started).zip(links) {
+        let Ok(link) = started.link() else { continue };
+        if *known != Some(link.up) {
+            *known = Some(link.up);
+            if link.up {
+                info!(port = port.name, speed_mbps = link.speed_mbps, "link is up");
+            } else {
+                warn!(port = port.name, "link is down");
+            }
+        }
+    }
+}
+
+fn answer(control: &Control<'_, '_>, method: Method) -> Value {
+    let report = match method {
+        Method::ShowPorts => serde_json::to_value(ports_report(control)),
+        Method::ShowSa => {
+            let sad = &control.shared.sad;
+            serde_json::to_value(report::sa_report(&control.rows, sad, &control.writer))
+        }
+        Method::ShowDrops => serde_json::to_value(drops(control)),
+        Method::ShowWorkers => serde_json::to_value(workers_report(control)),
+    };
+    report.unwrap_or(Value::Null)
+}
+
+fn drops(control: &Control<'_, '_>) -> DropsReport {
+    let counters: Vec<&WorkerCounters> = control
+        .workers
+        .iter()
+        .map(|worker| &*worker.counters)
+        .collect();
+    drops_report(&counters)
+}
+
+fn ports_report(control: &Control<'_, '_>) -> PortsReport {
+    let mut report = PortsReport::default();
+    for ((index, port), started) in (0u16..).zip(control.ports).zip(control.started) {
+        let link = started.link().ok();
+        let missed = started.stats().map_or(0, |stats| stats.rx_missed);
+        let sum = |pick: fn(&crate::worker::counters::PortCounters) -> u64| {
+            let of =
+                |worker: &super::WorkerView| worker.counters.port(PortIndex(index)).map_or(0, pick);
+            control.workers.iter().map(of).sum()
+        };
+        report.ports.push(PortReport {
+            name: port.name.clone(),
+            device: port.device.clone(),
+            driver: port.driver.clone(),
+            side: side_name(port.side).into(),
+            pair: control
+                .ports
+                .get(port.pair.index())
+                .map_or_else(String::new, |pair| pair.name.clone()),
+            mac: MacAddr(port.mac).to_string(),
+            mtu: port.mtu,
+            queues: port.queues,
+            link: if link.is_some_and(|link| link.up) {
+                "up".into()
+            } else {
+                "down".into()
+            },
+            speed_mbps: link.and_then(|link| link.speed_mbps),
+            rx_packets: sum(|counters| counters.rx_packets.get()),
+            rx_bytes: sum(|counters| counters.rx_bytes.get()),
+            tx_packets: sum(|counters| counters.tx_packets.get()),
+            tx_bytes: sum(|counters| counters.tx_bytes.get()),
+            rx_missed: missed,
+        });
+    }
+    report
+}
+
+fn workers_report(control: &Control<'_, '_>) -> WorkersReport {
+    let report = |worker: &super::WorkerView| {
+        let counters = &worker.counters;
+        let received = |side| counters.direction(side).received.get();
+        WorkerReport {
+            core: worker.core,
+            lanes: worker.lanes.clone(),
+            packets: received(Side::Protected) + received(Side::Unprotected),
+            busy_polls: counters.busy_polls.get(),
+            idle_polls: counters.idle_polls.get(),
+            cpu_ns: counters.cpu_ns.get(),
+            stages: stage_reports(counters),
+        }
+    };
+    WorkersReport {
+        tsc_hz: control.tsc_hz,
+        workers: control.workers.iter().map(report).collect(),
+    }
+}
+
+/// Logs what became of every frame. Returns whether all are accounted for.
+pub(super) fn log_totals(control: &Control<'_, '_>) -> bool {
+    let totals = drops(control).totals;
+    let sides = [("outbound", totals.outbound), ("inbound", totals.inbound)];
+    for (direction, sum) in sides {
+        info!(
+            direction,
+            received = sum.received,
+            sent = sum.sent,
+            dropped = sum.dropped,
+            punted = sum.punted,
+            "totals"
+        );
+    }
+    sides.iter().all(|(_, sum)| sum.balance())
+}

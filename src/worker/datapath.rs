@@ -1,0 +1,226 @@
+//! THE file: one poll of one worker, stage by stage.
+//!
+//! A worker owns lanes: a receive queue of one port and the transmit queue of the paired port that what enters there
+//! leaves by. Each poll takes one burst from each lane to its end. No heap, no lock, no system call, no panic.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::buf::PacketBuf;
+use crate::dpdk::burst::{Burst, CAPACITY};
+use crate::dpdk::mbuf::Mbuf;
+use crate::dpdk::port::{RxQueue, TxQueue};
+use crate::drop::{DropReason, Fate, PuntReason};
+use crate::ids::PortIndex;
+use crate::ipsec::sad::Sad;
+use crate::meta::{BURST, PacketMeta};
+use crate::policy::model::Side;
+use crate::policy::tables::Tables;
+use crate::rcu::{Guard, Reader, Slots};
+use crate::worker::counters::{WorkerCounters, count_sa_burst};
+use crate::worker::probe::{Probe, Stage};
+use crate::worker::stages::{View, process_burst};
+
+/// How often a burst is offered to a transmit queue that takes only part of it.
+const TX_ATTEMPTS: usize = 8;
+
+const _: () = assert!(CAPACITY == BURST);
+
+/// Where one receive queue leads. The type says that nobody else polls or fills these queues.
+pub struct Lane<'p> {
+    /// Polled.
+    pub rx: RxQueue<'p>,
+    /// Filled.
+    pub tx: TxQueue<'p>,
+    /// The port of `rx`.
+    pub ingress: PortIndex,
+    /// The port of `tx`.
+    pub egress: PortIndex,
+}
+
+/// A packet on its way to the control side.
+pub struct Punted<'p> {
+    /// The packet: an Ethernet frame where it is ARP, an IP packet otherwise.
+    pub mbuf: Mbuf<'p>,
+    /// Why it goes there.
+    pub reason: PuntReason,
+    /// The port it came in by.
+    pub port: PortIndex,
+}
+
+/// What workers share with the control side.
+pub struct Shared<'p> {
+    /// The published tables, in slot 0.
+    pub tables: Slots<Tables>,
+    /// The SAs.
+    pub sad: Sad,
+    /// Punted packets, bounded.
+    pub punts: ArrayQueue<Punted<'p>>,
+}
+
+/// One worker.
+pub struct Worker<'p> {
+    /// Its right to read what is published.
+    pub reader: Reader,
+    /// What it shares with the control side.
+    pub shared: Arc<Shared<'p>>,
+    /// Its lanes.
+    pub lanes: Vec<Lane<'p>>,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    scratch: Scratch<'p>,
+}
+
+/// Room for one burst.
+struct Scratch<'p> {
+    burst: Burst<'p>,
+    dead: Burst<'p>,
+    metas: [PacketMeta; BURST],
+}
+
+impl<'p> Worker<'p> {
+    /// A worker that has polled nothing yet.
+    pub fn new(
+        reader: Reader,
+        shared: Arc<Shared<'p>>,
+        lanes: Vec<Lane<'p>>,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
+        let scratch = Scratch {
+            burst: Burst::new(),
+            dead: Burst::new(),
+            metas: [PacketMeta::NEW; BURST],
+        };
+        Self {
+            reader,
+            shared,
+            lanes,
+            counters,
+            scratch,
+        }
+    }
+
+    /// Polls every lane once and takes what came in to its end. Returns how many packets that were.
+    pub fn poll_once<P: Probe>(&mut self, probe: &mut P) -> usize {
+        let guard = self.reader.enter();
+        let Some(tables) = self.shared.tables.get(&guard, 0) else {
+            return 0;
+        };
+        let mut received = 0usize;
+        for lane in &mut self.lanes {
+            let counters = &self.counters;
+            let count = run_lane(
+                lane,
+                &mut self.scratch,
+                tables,
+                &self.shared,
+                counters,
+                probe,
+                &guard,
+            );
+            received = received.saturating_add(count);
+        }
+        let polls = if received == 0 {
+            &self.counters.idle_polls
+        } else {
+            &self.counters.busy_polls
+        };
+        polls.add(1);
+        received
+    }
+}
+
+fn run_lane<'p, P: Probe>(
+    lane: &mut Lane<'p>,
+    scratch: &mut Scratch<'p>,
+    tables: &Tables,
+    shared: &Shared<'p>,
+    counters: &WorkerCounters,
+    probe: &mut P,
+    guard: &Guard<'_>,
+) -> usize {
+    let (Some(ingress), Some(egress)) = (tables.port(lane.ingress), tables.port(lane.egress))
+    else {
+        return 0;
+    };
+    probe.begin();
+    let Scratch { burst, dead, metas } = scratch;
+    let received = lane.rx.rx_burst(burst);
+    if received == 0 {
+        return 0;
+    }
+    count_rx(lane.ingress, ingress.side, burst, counters);
+    probe.mark(Stage::Rx);
+    let metas = metas.get_mut(..received).unwrap_or_default();
+    let view = View {
+        tables,
+        sad: shared.sad.view(guard),
+        ingress,
+        egress,
+    };
+    process_burst(burst.as_mut_slice(), metas, view, probe);
+    let live = burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
+    send(lane, ingress.side, burst, counters);
+    probe.mark(Stage::Tx);
+    if live < received {
+        punt(metas, dead, lane.ingress, shared);
+        dead.clear();
+    }
+    counters.direction(ingress.side).add_fates(metas);
+    count_sa_burst(metas, ingress.side, view.sad);
+    probe.mark(Stage::Count);
+    received
+}
+
+fn count_rx(port: PortIndex, side: Side, burst: &Burst<'_>, counters: &WorkerCounters) {
+    counters.direction(side).received.add(burst.len() as u64);
+    if let Some(counters) = counters.port(port) {
+        counters.rx_packets.add(burst.len() as u64);
+        counters.rx_bytes.add(total_bytes(burst));
+    }
+}
+
+/// Offers the burst to the transmit queue until it is taken or the attempts are used up; drops the rest as `TxFull`.
+fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &WorkerCounters) {
+    let (packets, bytes) = (burst.len() as u64, total_bytes(burst));
+    for _ in 0..TX_ATTEMPTS {
+        if burst.is_empty() {
+            break;
+        }
+        lane.tx.tx_burst(burst);
+    }
+    let (left, left_bytes) = (burst.len() as u64, total_bytes(burst));
+    burst.clear();
+    let sent = packets.wrapping_sub(left);
+    let direction = counters.direction(side);
+    direction.sent.add(sent);
+    direction.add_drops(DropReason::TxFull, left);
+    if let Some(counters) = counters.port(lane.egress) {
+        counters.tx_packets.add(sent);
+        counters.tx_bytes.add(bytes.wrapping_sub(left_bytes));
+    }
+}
+
+/// Hands punted packets to the control side. `dead` holds the packets of `metas` that are not live, in order; what is
+/// left in it afterwards is to be freed. A packet that the ring has no room for is dropped as `PuntFull`.
+fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, shared: &Shared<'p>) {
+    if !metas
+        .iter()
+        .any(|meta| matches!(meta.fate, Fate::Punted(_)))
+    {
+        return;
+    }
+    for meta in metas.iter_mut().rev().filter(|meta| !meta.is_live()) {
+        let Some(mbuf) = dead.pop() else { return };
+        if let Fate::Punted(reason) = meta.fate
+            && shared.punts.push(Punted { mbuf, reason, port }).is_err()
+        {
+            meta.kill(DropReason::PuntFull);
+        }
+    }
+}
+
+fn total_bytes(burst: &Burst<'_>) -> u64 {
+    burst.iter().map(|packet| packet.data().len() as u64).sum()
+}
