@@ -4,7 +4,7 @@
 //! already covered (see [`super::mask`]). So whatever prints an error cannot print a key.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -18,6 +18,8 @@ use super::mask;
 const SHOWN_LINE_LEN: usize = 400;
 /// How much of it may stand before the place that is wrong, in bytes.
 const SHOWN_BEFORE: usize = 160;
+/// So many errors are kept: a large file with a mistake in each line must not fill the memory.
+const MAX_FAULTS: usize = 65_536;
 /// Longest value that a message quotes, in characters.
 const QUOTED_LEN: usize = 60;
 
@@ -255,12 +257,26 @@ impl<'a> Faults<'a> {
 
     /// Adds a finding.
     pub(super) fn add(&mut self, fault: Fault) {
-        self.semantic.push(fault);
+        Self::keep(&mut self.semantic, fault);
     }
 
     /// Adds a finding of the TOML parser.
     pub(super) fn add_syntax(&mut self, fault: Fault) {
-        self.syntax.push(fault);
+        Self::keep(&mut self.syntax, fault);
+    }
+
+    fn keep(faults: &mut Vec<Fault>, fault: Fault) {
+        match faults.len() {
+            0..MAX_FAULTS => faults.push(fault),
+            MAX_FAULTS => {
+                let message =
+                    format!("more than {MAX_FAULTS} mistakes, of which the rest is not shown");
+                faults.push(
+                    Fault::new(&fault.span, message).help("correct those before this one first"),
+                );
+            }
+            _ => {}
+        }
     }
 
     /// Never shows what stands at `span`.
@@ -278,7 +294,7 @@ impl<'a> Faults<'a> {
     /// line, or about keys missing from that same table, would only be an echo, and is left out.
     pub(super) fn finish(mut self) -> Vec<PolicyError> {
         let secrets = merged(self.secrets);
-        let lines = Lines::new(self.source.text);
+        let mut lines = Lines::new(self.source.text);
         let broken_lines: BTreeSet<_> = self
             .syntax
             .iter()
@@ -351,6 +367,8 @@ struct Lines<'a> {
     starts: Vec<usize>,
     /// Where each line starts that looks like a table's header.
     headers: Vec<usize>,
+    /// Long lines with secrets covered, so that many errors in one line cost no more than the line and each error.
+    long: HashMap<usize, Arc<str>>,
 }
 
 impl<'a> Lines<'a> {
@@ -359,15 +377,17 @@ impl<'a> Lines<'a> {
         let starts: Vec<usize> = std::iter::once(0)
             .chain(newlines.map(|(at, _)| at + 1))
             .collect();
+        let blank = |c: char| c == ' ' || c == '\t';
         let is_header = |at: usize| {
             text.get(at..)
-                .is_some_and(|rest| rest.trim_start().starts_with('['))
+                .is_some_and(|rest| rest.trim_start_matches(blank).starts_with('['))
         };
         let headers = starts.iter().copied().filter(|&at| is_header(at)).collect();
         Self {
             text,
             starts,
             headers,
+            long: HashMap::new(),
         }
     }
 
@@ -399,15 +419,28 @@ impl<'a> Lines<'a> {
             .trim_end_matches('\r')
     }
 
-    fn excerpt(&self, span: &Range<usize>, secrets: &[Range<usize>]) -> Excerpt {
-        let line = self.line(span.start);
-        let start = self.start(line);
-        let text = self.text(line);
+    /// The line with secrets covered.
+    fn covered(&mut self, line: usize, secrets: &[Range<usize>]) -> Arc<str> {
+        if let Some(covered) = self.long.get(&line) {
+            return Arc::clone(covered);
+        }
         let before = (0..line)
             .rev()
             .take(mask::LINES_BEFORE)
             .map(|earlier| self.text(earlier));
-        let covered = mask::cover_line(text, start, before, secrets);
+        let covered: Arc<str> =
+            mask::cover_line(self.text(line), self.start(line), before, secrets).into();
+        if covered.len() > SHOWN_LINE_LEN {
+            self.long.insert(line, Arc::clone(&covered));
+        }
+        covered
+    }
+
+    fn excerpt(&mut self, span: &Range<usize>, secrets: &[Range<usize>]) -> Excerpt {
+        let line = self.line(span.start);
+        let start = self.start(line);
+        let text = self.text(line);
+        let covered = self.covered(line, secrets);
         let from = floor_boundary(text, span.start - start);
         let to = floor_boundary(text, span.end.saturating_sub(start)).max(from);
         // A long line is cut around the place.

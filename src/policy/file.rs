@@ -53,10 +53,16 @@ fn syntax_fault(message: &str, span: &Span, text: &str) -> Fault {
             .help("keep one of the two");
     }
     let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
-    let help = match (what, expected) {
-        ("string values must be quoted", _) => "write text in double quotes".to_owned(),
-        (_, "") => "write it as TOML has it, https://toml.io/en/v1.0.0".to_owned(),
-        (_, expected) => format!("write {expected} here"),
+    let (what, help) = match (what, expected) {
+        ("string values must be quoted", _) if span.is_empty() => {
+            ("the value is missing", "write a value here".to_owned())
+        }
+        ("string values must be quoted", _) => (what, "write text in double quotes".to_owned()),
+        (_, "") => (
+            what,
+            "write it as TOML has it, https://toml.io/en/v1.0.0".to_owned(),
+        ),
+        (_, expected) => (what, format!("write {expected} here")),
     };
     Fault::new(span, format!("syntax: {what}")).help(help)
 }

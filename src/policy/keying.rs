@@ -304,7 +304,7 @@ fn file_key(path: &str, source: &KeySource<'_>) -> KeyOutcome {
     }
     let full: PathBuf = source.directory.join(path);
     source.secrets.file(&full).map_err(|error| {
-        let shown = mask::cover_digits(&full.display().to_string());
+        let shown = shell_word(&mask::cover_digits(&full.display().to_string()));
         let help = match error {
             SecretError::Mode { .. } => format!("chmod 600 {shown}"),
             SecretError::Owner { user, .. } => format!("chown {user} {shown}"),
@@ -318,4 +318,15 @@ fn file_key(path: &str, source: &KeySource<'_>) -> KeyOutcome {
         };
         (format!("cannot use the key file {}: {error}", quoted(path)), help)
     })
+}
+
+/// `path` as one word of a shell command.
+fn shell_word(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@".contains(c);
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        let escaped: String = path.chars().flat_map(char::escape_debug).collect();
+        format!("'{escaped}'")
+    }
 }

@@ -42,8 +42,6 @@ pub enum LoadError {
     Policy {
         /// The file.
         path: PathBuf,
-        /// Its text, for [`LoadError::render`].
-        text: String,
         /// Every rule it breaks.
         errors: Vec<PolicyError>,
     },
@@ -53,7 +51,7 @@ impl LoadError {
     /// The error as an operator should see it, over several lines where the file was read.
     pub fn render(&self, color: bool) -> String {
         match self {
-            Self::Policy { path, text, errors } => render(errors, &Source::new(path, text), color),
+            Self::Policy { path, errors } => render(errors, &Source::new(path, ""), color),
             error => format!("error: {error}\n"),
         }
     }
@@ -70,7 +68,7 @@ impl fmt::Display for LoadError {
             Self::NotUtf8 { path, line } => {
                 write!(f, "{}:{line}: this line is not UTF-8", path.display())
             }
-            Self::Policy { path, errors, .. } => {
+            Self::Policy { path, errors } => {
                 write!(f, "{} errors in {}", errors.len(), path.display())?;
                 errors
                     .first()
@@ -97,7 +95,6 @@ pub fn load(path: &Path, secrets: &Secrets) -> Result<Policy, LoadError> {
     let text = read(path)?;
     parse(&Source::new(path, &text), secrets).map_err(|errors| LoadError::Policy {
         path: path.to_owned(),
-        text,
         errors,
     })
 }

@@ -67,6 +67,7 @@ pub(super) fn read<'a>(tables: &[Table<'a>], workers: usize, faults: &mut Faults
     ports.check_devices(faults);
     ports.check_addresses(faults);
     ports.pairs = ports.resolve_pairs(faults);
+    ports.check_mutual(faults);
     ports.check_sides(faults);
     ports
 }
@@ -176,8 +177,8 @@ impl<'a> Ports<'a> {
     /// The port that a key names.
     pub(super) fn resolve(&self, name: &At<&str>, faults: &mut Faults<'_>) -> Option<PortIndex> {
         let found = self.by_name.get(name.value).copied();
-        // Where a port's own name could not be read, this may be it.
-        if found.is_none() && self.drafts.iter().all(|draft| draft.name.is_some()) {
+        // Where a port's own name could not be read, or is another's by mistake, this may be it.
+        if found.is_none() && self.by_name.len() == self.drafts.len() {
             let names: BTreeSet<_> = self.by_name.keys().copied().collect();
             let help = match closest(name.value, names.iter().copied()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
@@ -291,35 +292,41 @@ impl<'a> Ports<'a> {
                 .as_ref()
                 .and_then(|pair| self.resolve(pair, faults));
             pairs.push(pair);
-            let (Some(pair), Some(written), Some(own)) = (pair, &draft.pair, &draft.name) else {
-                continue;
-            };
-            if pair == index {
+            if let Some(written) = draft.pair.as_ref().filter(|_| pair == Some(index)) {
                 let fault = Fault::new(
                     &written.span,
-                    format!("port {} is its own pair", quoted(own.value)),
+                    format!("port {} is its own pair", quoted(written.value)),
                 );
                 faults.add(fault.help("name the port on the other side that its packets leave by"));
-                continue;
-            }
-            let back = self
-                .drafts
-                .get(pair.index())
-                .and_then(|other| other.pair.as_ref());
-            if let Some(back) = back.filter(|back| back.value != own.value) {
-                let message = format!(
-                    "the pair of {} is {}, but the pair of {} is {}",
-                    quoted(own.value),
-                    quoted(written.value),
-                    quoted(written.value),
-                    quoted(back.value)
-                );
-                let fault = Fault::new(&written.span, message)
-                    .related(&back.span, "the other pair is given here");
-                faults.add(fault.help("pairs are mutual: each of the two ports names the other"));
             }
         }
         pairs
+    }
+
+    fn check_mutual(&self, faults: &mut Faults<'_>) {
+        let pair_of = |port: PortIndex| self.pairs.get(port.index()).copied().flatten();
+        for (index, draft) in (0..).map(PortIndex).zip(&self.drafts) {
+            let Some(pair) = pair_of(index).filter(|pair| *pair != index) else {
+                continue;
+            };
+            // Of a pair that is wrong by itself something was said already.
+            let Some(back) = pair_of(pair).filter(|back| *back != index && *back != pair) else {
+                continue;
+            };
+            let written = |port: PortIndex| {
+                self.drafts
+                    .get(port.index())
+                    .and_then(|draft| draft.pair.as_ref())
+            };
+            let (Some(own), Some(other)) = (&draft.pair, written(pair)) else {
+                continue;
+            };
+            let [name, pair, back] = [index, pair, back].map(|port| quoted(self.name(port)));
+            let message = format!("the pair of {name} is {pair}, but the pair of {pair} is {back}");
+            let fault =
+                Fault::new(&own.span, message).related(&other.span, "the other pair is given here");
+            faults.add(fault.help("pairs are mutual: each of the two ports names the other"));
+        }
     }
 
     fn check_sides(&self, faults: &mut Faults<'_>) {

@@ -41,6 +41,10 @@ struct Selector<'a> {
 }
 
 impl Selector<'_> {
+    fn networks(&self) -> (IpNet, IpNet) {
+        (self.local.value, self.remote.value)
+    }
+
     fn class(&self) -> Class {
         let (local, remote) = (self.local.value, self.remote.value);
         (
@@ -124,7 +128,8 @@ impl Pairs<'_, '_, '_> {
         }
     }
 
-    /// `inner` has the longer local prefix and the shorter remote one.
+    /// `inner` has the longer local prefix and the shorter remote one. Looks up either side in a table of the other,
+    /// for a table keeps one selector of many with equal keys, and each that crosses something must be told of.
     fn find_crossing(
         &mut self,
         inner: (&Class, &[Selector<'_>]),
@@ -132,41 +137,51 @@ impl Pairs<'_, '_, '_> {
     ) {
         let ((_, _, remote_len), inner) = inner;
         let ((_, local_len, _), outer) = outer;
-        let mut cut_local: HashMap<(IpAddr, IpAddr), Selector<'_>> = HashMap::new();
+        let inner_key = |selector: &Selector<'_>| {
+            let (local, remote) = (selector.local.value, selector.remote.value);
+            (cut(local, *local_len), remote.addr())
+        };
+        let outer_key = |selector: &Selector<'_>| {
+            let (local, remote) = (selector.local.value, selector.remote.value);
+            (local.addr(), cut(remote, *remote_len))
+        };
+        let by_key: HashMap<_, _> = outer
+            .iter()
+            .rev()
+            .map(|selector| (outer_key(selector), *selector))
+            .collect();
         for selector in inner {
-            let key = (
-                cut(selector.local.value, *local_len),
-                selector.remote.value.addr(),
-            );
-            cut_local.entry(key).or_insert(*selector);
-        }
-        for selector in outer {
-            let key = (
-                selector.local.value.addr(),
-                cut(selector.remote.value, *remote_len),
-            );
-            let Some(&crossing) = cut_local.get(&key) else {
-                continue;
-            };
-            if self.is_new(crossing, *selector) {
-                let [one, two] = self.names(crossing, *selector);
-                let message = format!(
-                    "ambiguous overlap: tunnel {one} takes {} to {}, tunnel {two} takes {} to {}, and neither is the \
-                     more specific for {} to {}",
-                    crossing.local.value,
-                    crossing.remote.value,
-                    selector.local.value,
-                    selector.remote.value,
-                    crossing.local.value,
-                    selector.remote.value,
-                );
-                let help = format!(
-                    "make one contain the other, or give {} to {} to a tunnel of its own",
-                    crossing.local.value, selector.remote.value
-                );
-                self.complain(crossing, *selector, message, &help);
+            if let Some(crossing) = by_key.get(&inner_key(selector)) {
+                self.complain_crossing(*selector, *crossing);
             }
         }
+        let by_key: HashMap<_, _> = inner
+            .iter()
+            .rev()
+            .map(|selector| (inner_key(selector), *selector))
+            .collect();
+        for selector in outer {
+            if let Some(crossing) = by_key.get(&outer_key(selector)) {
+                self.complain_crossing(*crossing, *selector);
+            }
+        }
+    }
+
+    fn complain_crossing(&mut self, inner: Selector<'_>, outer: Selector<'_>) {
+        if !self.is_new(inner, outer) {
+            return;
+        }
+        let [one, two] = self.names(inner, outer);
+        let ((local_1, remote_1), (local_2, remote_2)) = (inner.networks(), outer.networks());
+        // The packets in both: the smaller network of either side.
+        let both = format!("{local_1} to {remote_2}");
+        let message = format!(
+            "ambiguous overlap: tunnel {one} takes {local_1} to {remote_1} and tunnel {two} takes {local_2} to \
+             {remote_2}, and for {both} neither is the more specific"
+        );
+        let help =
+            "narrow one of the two until they are apart, or widen one until it contains the other";
+        self.complain(inner, outer, message, help);
     }
 
     /// Whether these are two tunnels about which nothing was said yet.
