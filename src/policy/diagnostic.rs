@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::mask;
 
@@ -160,10 +160,18 @@ pub fn render(errors: &[PolicyError], source: &Source<'_>, color: bool) -> Strin
 
 fn report(error: &PolicyError) -> Vec<Group<'_>> {
     let title = Level::ERROR.primary_title(error.message.as_str());
-    let mut groups = vec![title.element(snippet(&error.file, &error.place))];
+    let mut groups = vec![with_place(
+        Group::with_title(title),
+        &error.file,
+        &error.place,
+    )];
     if let Some(related) = &error.related {
         let title = Level::NOTE.secondary_title(related.label.as_str());
-        groups.push(title.element(snippet(&error.file, &related.place)));
+        groups.push(with_place(
+            Group::with_title(title),
+            &error.file,
+            &related.place,
+        ));
     }
     if !error.help.is_empty() {
         groups.push(Group::with_title(
@@ -173,14 +181,19 @@ fn report(error: &PolicyError) -> Vec<Group<'_>> {
     groups
 }
 
-fn snippet<'a>(
-    file: &'a str,
-    place: &'a Excerpt,
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    Snippet::source(place.text.as_str())
-        .path(file)
-        .line_start(place.line)
-        .annotation(AnnotationKind::Primary.span(place.within.clone()))
+fn with_place<'a>(group: Group<'a>, file: &'a str, place: &'a Excerpt) -> Group<'a> {
+    let annotation = AnnotationKind::Primary.span(place.within.clone());
+    let snippet = Snippet::source(place.text.as_str()).line_start(place.line);
+    let snippet = snippet.annotation(annotation);
+    if place.cut {
+        // The snippet would count columns from where the line was cut.
+        let origin = Origin::path(file)
+            .line(place.line)
+            .char_column(place.column);
+        group.element(origin).element(snippet)
+    } else {
+        group.element(snippet.path(file))
+    }
 }
 
 /// A place in the file with the line it is in.
@@ -191,6 +204,8 @@ struct Excerpt {
     column: usize,
     /// The line, or a part of it around the place, with secrets covered.
     text: String,
+    /// Whether `text` begins later than the line.
+    cut: bool,
     /// The place in `text`; ends with the line where the span goes on.
     within: Range<usize>,
 }
@@ -453,6 +468,7 @@ impl<'a> Lines<'a> {
         Excerpt {
             span: span.clone(),
             line: line + 1,
+            cut: cut_start > 0,
             column: text.get(..from).unwrap_or_default().chars().count() + 1,
             within: from.saturating_sub(cut_start).min(shown.len())
                 ..to.saturating_sub(cut_start).min(shown.len()),

@@ -16,6 +16,7 @@ use super::model::{
     OuterHeader, Tunnel,
 };
 use super::network;
+use crate::crypto::aead::SALT_LEN;
 
 const NAME: Key = Key::new("name", "name = \"west-east\"");
 const LOCAL_NETWORKS: Key = Key::new("local_networks", "local_networks = [\"10.1.0.0/16\"]");
@@ -446,11 +447,11 @@ pub(super) fn check_unique(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>)
                     "another SA has this key, so GCM nonces would repeat",
                 );
                 let fault = fault.related(first, "the key is first used here");
-                faults.add(
-                    fault.help(
-                        "give each SA in each direction a key of its own: openssl rand -hex 20",
-                    ),
+                let len = key.value.cipher().key_len() + SALT_LEN;
+                let help = format!(
+                    "give each SA in each direction a key of its own: openssl rand -hex {len}"
                 );
+                faults.add(fault.help(help));
             }
         }
     }

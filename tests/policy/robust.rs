@@ -166,6 +166,14 @@ fn long_lines_are_cut_around_the_mistake() {
     );
     let shown = site.render(&errors, &text);
     assert!(
+        shown.contains(&format!(
+            "west.toml:{}:{}\n",
+            errors[0].line(),
+            errors[0].column()
+        )),
+        "{shown}"
+    );
+    assert!(
         shown.contains("10.9.200.0/23x") && !shown.contains("\"10.9.1.0/24\""),
         "{shown}"
     );
