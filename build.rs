@@ -23,7 +23,7 @@ mod dpdk {
         "rte_log_set_global_level",
         "rte_get_tsc_hz",
         "rte_thread_(register|unregister)",
-        "rte_pktmbuf_(pool_create|free_bulk)",
+        "rte_pktmbuf_free_bulk",
         "rte_mempool_in_use_count",
         "rte_ring_create",
         "rte_eth_from_rings",
@@ -65,9 +65,8 @@ mod dpdk {
         }
         shim.compile("gw_shim");
         bind(&flags);
-        for path in &library.link_paths {
-            println!("cargo:rustc-link-search=native={}", path.display());
-        }
+        let paths = library.link_paths.iter();
+        paths.for_each(|path| println!("cargo:rustc-link-search=native={}", path.display()));
         for name in LIBRARIES.split(' ') {
             println!("cargo:rustc-link-lib=dylib={name}");
         }

@@ -4,11 +4,14 @@
 #include <stdio.h>
 
 #include <rte_cycles.h>
+#include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
+#include <rte_mempool.h>
 #include <rte_ring.h>
 
 /* Rust reads and writes these fields itself (src/dpdk/mbuf.rs). */
@@ -51,6 +54,35 @@ uint16_t gw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs,
 uint16_t gw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_tx_burst(port, queue, mbufs, count);
+}
+
+struct rte_mempool *gw_packed_pool_create(const char *name, unsigned int count, unsigned int cache, uint16_t data_room)
+{
+	struct rte_pktmbuf_pool_private room = { .mbuf_data_room_size = data_room };
+	unsigned int flags = rte_eal_iova_mode() == RTE_IOVA_VA ? RTE_MEMPOOL_F_NO_IOVA_CONTIG : 0;
+	struct rte_mempool *pool = rte_mempool_create_empty(name, count, sizeof(struct rte_mbuf) + data_room, cache,
+							    sizeof(room), SOCKET_ID_ANY, flags);
+	int failed;
+
+	if (pool == NULL)
+		return NULL;
+	failed = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (failed == 0) {
+		rte_pktmbuf_pool_init(pool, &room);
+		failed = rte_mempool_populate_default(pool);
+	}
+	if (failed < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -failed;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
+
+unsigned int gw_mempool_chunks(const struct rte_mempool *pool)
+{
+	return pool->nb_mem_chunks;
 }
 
 int gw_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count)

@@ -19,6 +19,13 @@ int gw_log_to_stderr(void);
 uint64_t gw_tsc(void);
 uint16_t gw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t gw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+/*
+ * Like rte_pktmbuf_pool_create, with the mbufs packed where an IOVA is a virtual address. DPDK otherwise leaves gaps, so
+ * that no mbuf crosses a page; net_af_xdp takes the pool for one array without gaps, and cannot send the mbufs at its end.
+ */
+struct rte_mempool *gw_packed_pool_create(const char *name, unsigned int count, unsigned int cache, uint16_t data_room);
+/* Pieces of memory that a pool consists of. */
+unsigned int gw_mempool_chunks(const struct rte_mempool *pool);
 /* All of `count` or none; 0 for all. */
 int gw_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 unsigned int gw_ring_dequeue_burst(struct rte_ring *ring, struct rte_mbuf **mbufs, unsigned int count);

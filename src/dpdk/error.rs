@@ -152,6 +152,11 @@ pub enum DpdkError {
         /// Bytes that an mbuf has after its headroom.
         room: u16,
     },
+    /// `net_af_xdp` needs a pool whose memory is in one piece.
+    #[error(
+        "port `{0}`: its driver needs a pool in one piece of memory; give DPDK more memory, or the pool fewer mbufs"
+    )]
+    PoolInPieces(String),
     /// A port was started before it was configured.
     #[error("port {} was not configured", .0.0)]
     NotConfigured(PortId),

@@ -16,7 +16,7 @@ use super::sys;
 /// still hold its mbufs, and nothing could tell.
 #[derive(Debug)]
 pub struct Mempool<'eal> {
-    // INVARIANT: a pool made by `rte_pktmbuf_pool_create` and never freed by itself, so good for all of `'eal`.
+    // INVARIANT: a pool of mbufs made by `gw_packed_pool_create` and never freed by itself, so good for all of `'eal`.
     pool: NonNull<sys::rte_mempool>,
     count: u32,
     data_room: u16,
@@ -36,7 +36,7 @@ impl<'eal> Mempool<'eal> {
     /// Makes a pool of `count` mbufs, each with the usual headroom of 128 bytes and at least `data_room` bytes after it.
     ///
     /// `cache` mbufs at most (0 to 512) are kept back for each registered thread, so a pool needs that many more than
-    /// are in use at once. `count` is best a power of two less one.
+    /// are in use at once. `count` is best a power of two less one. A queue of `net_af_xdp` takes 2,048 for itself.
     ///
     /// # Errors
     /// [`DpdkError::BadName`]; [`DpdkError::Pool`] where memory is short, the name is taken (`EEXIST`), or the cache is
@@ -51,19 +51,8 @@ impl<'eal> Mempool<'eal> {
         let c_name = checked_name(name, Self::NAME_MAX)?;
         let room = u32::from(data_room).next_multiple_of(64) + sys::RTE_PKTMBUF_HEADROOM;
         let room = u16::try_from(room).unwrap_or(u16::MAX);
-        let pool = {
-            // SAFETY: EAL runs, as the borrow says, on this thread. The name is a C string and is copied.
-            unsafe {
-                sys::rte_pktmbuf_pool_create(
-                    c_name.as_ptr(),
-                    count,
-                    cache,
-                    0,
-                    room,
-                    sys::GW_SOCKET_ID_ANY,
-                )
-            }
-        };
+        // SAFETY: EAL runs, as the borrow says, on this thread. The name is a C string and is copied.
+        let pool = unsafe { sys::gw_packed_pool_create(c_name.as_ptr(), count, cache, room) };
         let pool = NonNull::new(pool).ok_or_else(|| DpdkError::Pool {
             count,
             data_room: room,
@@ -124,6 +113,12 @@ impl<'eal> Mempool<'eal> {
         // SAFETY: the first `count` spare slots now hold mbufs that nobody else owns, of a pool that lives for `'eal`.
         unsafe { burst.grow(count) };
         true
+    }
+
+    /// Whether all mbufs are in one piece of memory.
+    pub(super) fn is_one_piece(&self) -> bool {
+        // SAFETY: the pool lives for `'eal`, and the number does not change once it is made.
+        unsafe { sys::gw_mempool_chunks(self.pool.as_ptr()) == 1 }
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::rte_mempool {

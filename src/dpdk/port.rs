@@ -160,8 +160,11 @@ impl<'eal> Port<'eal> {
     /// RSS is on if there is more than one receive queue and the device has it. Some drivers act on a kernel interface:
     /// `net_af_packet` and `net_af_xdp` set *its* MTU and promiscuous mode.
     ///
+    /// `net_af_xdp` takes 2,048 mbufs for each receive queue here and does not give them back when it is closed, nor what
+    /// it sent and did not look after since: DPDK 22.11 has no code for that. All other drivers tried do.
+    ///
     /// # Errors
-    /// [`DpdkError::Queues`] and [`DpdkError::DataRoom`] change nothing; after [`DpdkError::Mtu`] and
+    /// [`DpdkError::Queues`], [`DpdkError::DataRoom`] and [`DpdkError::PoolInPieces`] change nothing; after [`DpdkError::Mtu`] and
     /// [`DpdkError::Call`] the port must be configured again before it can start.
     pub fn configure(
         &mut self,
@@ -172,7 +175,7 @@ impl<'eal> Port<'eal> {
         let device = self.handle.dev_info()?;
         let limits = Limits::new(&device);
         check_queues(settings, &limits)?;
-        self.check_data_room(settings, &limits, pool)?;
+        self.check_pool(settings, &limits, pool)?;
         let rss = settings.rx_queues > 1 && limits.has_rss;
         self.configure_device(settings, &device, rss)?;
         let mtu_set = self.set_mtu(settings, &limits)?;
@@ -209,8 +212,9 @@ impl<'eal> Port<'eal> {
         })
     }
 
-    /// The null driver writes the packet size it was told without a look at the mbuf; others check.
-    fn check_data_room(
+    /// What drivers should check themselves. `net_null` writes the packet size it was told without a look at the mbuf, and
+    /// `net_af_xdp` takes the pool for one array.
+    fn check_pool(
         &self,
         settings: &PortSettings,
         limits: &Limits,
@@ -223,6 +227,9 @@ impl<'eal> Port<'eal> {
                 needed,
                 room: pool.data_room(),
             });
+        }
+        if limits.driver == "net_af_xdp" && !pool.is_one_piece() {
+            return Err(DpdkError::PoolInPieces(settings.name.clone()));
         }
         Ok(())
     }
@@ -505,7 +512,7 @@ impl Limits {
             max_rx_queues: device.max_rx_queues,
             max_tx_queues: device.max_tx_queues,
             min_mtu: device.min_mtu,
-            max_mtu: device.max_mtu,
+            max_mtu: max_mtu(device),
             has_rss: device.flow_type_rss_offloads & sys::GW_RSS_FIELDS != 0,
         }
     }
@@ -550,6 +557,19 @@ impl Drop for Handle<'_> {
             self.eal.release_port(self.id);
         }
     }
+}
+
+/// What `rte_eth_dev_configure` holds an MTU against: the driver's own limit, and its longest frame. What a frame has
+/// around its packet is the difference of the two if the driver gives both, else a header and a checksum.
+fn max_mtu(device: &sys::rte_eth_dev_info) -> u16 {
+    let own = u32::from(device.max_mtu);
+    let longest = device.max_rx_pktlen;
+    let around = if device.max_mtu != u16::MAX && longest > own {
+        longest - own
+    } else {
+        18
+    };
+    u16::try_from(own.min(longest.saturating_sub(around))).unwrap_or(u16::MAX)
 }
 
 fn check_queues(settings: &PortSettings, limits: &Limits) -> Result<(), DpdkError> {
@@ -619,6 +639,20 @@ mod tests {
             nb_align,
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn greatest_mtu_fits_the_longest_frame() {
+        let device = |max_mtu, max_rx_pktlen| sys::rte_eth_dev_info {
+            max_mtu,
+            max_rx_pktlen,
+            ..Default::default()
+        };
+        assert_eq!(max_mtu(&device(u16::MAX, 1518)), 1500);
+        assert_eq!(max_mtu(&device(u16::MAX, u32::MAX)), u16::MAX);
+        assert_eq!(max_mtu(&device(9000, 9026)), 9000);
+        assert_eq!(max_mtu(&device(9000, 2000)), 1982);
+        assert_eq!(max_mtu(&device(1500, 0)), 0);
     }
 
     #[test]
