@@ -4,7 +4,7 @@
 mod common;
 
 use simplon::buf::{PacketBuf, TestBuf};
-use simplon::dpdk::ring::ring_pair;
+use simplon::dpdk::ring_pair;
 use simplon::dpdk::{Burst, DpdkError, Eal, Mempool, Port};
 
 #[test]

@@ -8,6 +8,37 @@
 //!   therefore be anywhere, in a driver that is about to be closed too, and its memory is there.
 //! - An [`Mbuf`] owns its packet, a [`Burst`] owns up to [`burst::CAPACITY`] of them. Sending moves them out.
 //! - Ports are opened once each and stay on EAL's thread. Their queues go to the workers, each to one at a time.
+//!
+//! What follows does not compile. A packet that is kept longer than EAL:
+//!
+//! ```compile_fail,E0505
+//! fn keep(eal: simplon::dpdk::Eal) {
+//!     let pool = simplon::dpdk::Mempool::create(&eal, "pool", 1023, 2048, 0).unwrap();
+//!     let packet = pool.alloc();
+//!     drop(eal);
+//!     drop(packet);
+//! }
+//! ```
+//!
+//! A port that is closed under a worker:
+//!
+//! ```compile_fail,E0505
+//! fn close(port: simplon::dpdk::StartedPort<'_>) {
+//!     let mut queues = port.queues();
+//!     drop(port);
+//!     queues.rx[0].rx_burst(&mut simplon::dpdk::Burst::new());
+//! }
+//! ```
+//!
+//! A queue that two threads poll:
+//!
+//! ```compile_fail,E0277
+//! fn share(queue: &simplon::dpdk::RxQueue<'_>) {
+//!     std::thread::scope(|scope| {
+//!         scope.spawn(move || queue.queue());
+//!     });
+//! }
+//! ```
 
 pub mod burst;
 pub mod eal;
@@ -28,4 +59,4 @@ pub use mempool::Mempool;
 pub use port::{
     Limits, Link, Port, PortSettings, PortStats, Queues, RxQueue, StartedPort, TxQueue,
 };
-pub use ring::RingPair;
+pub use ring::{RingPair, ring_pair};

@@ -24,33 +24,11 @@ pub struct RingPair<'eal> {
     _eal: PhantomData<&'eal Eal>,
 }
 
-impl<'eal> RingPair<'eal> {
+impl RingPair<'_> {
     /// The longest name.
     pub const NAME_MAX: usize = 12;
     /// Most queues.
     pub const QUEUES_MAX: u16 = 16;
-
-    /// Makes both ports, with `queues` (1 to 16) queues each way, each for at least `size` packets.
-    ///
-    /// # Errors
-    /// [`DpdkError::BadName`]; [`DpdkError::Call`] where memory is short, a name is taken or a number is out of range.
-    pub fn create(_eal: &'eal Eal, name: &str, queues: u16, size: u32) -> Result<Self, DpdkError> {
-        checked_name(name, Self::NAME_MAX)?;
-        let there = rings(name, "ab", queues, size)?;
-        let back = rings(name, "ba", queues, size)?;
-        let a = port(&format!("{name}_a"), &back, &there)?;
-        let b = port(&format!("{name}_b"), &there, &back)?;
-        let rings = [there, back]
-            .concat()
-            .into_iter()
-            .filter_map(NonNull::new)
-            .collect();
-        Ok(Self {
-            rings,
-            ports: (a, b),
-            _eal: PhantomData,
-        })
-    }
 
     /// The two ports, to be opened.
     pub fn ports(&self) -> (PortId, PortId) {
@@ -80,17 +58,31 @@ impl Drop for RingPair<'_> {
     }
 }
 
-/// Two ports joined back to back; see [`RingPair::create`].
+/// Makes two ports joined back to back, with `queues` (1 to 16) queues each way, each for at least `size` packets.
 ///
 /// # Errors
-/// As [`RingPair::create`].
+/// [`DpdkError::BadName`]; [`DpdkError::Call`] where memory is short, a name is taken or a number is out of range. What
+/// was made before stays until EAL ends.
 pub fn ring_pair<'eal>(
-    eal: &'eal Eal,
+    _eal: &'eal Eal,
     name: &str,
     queues: u16,
     size: u32,
 ) -> Result<RingPair<'eal>, DpdkError> {
-    RingPair::create(eal, name, queues, size)
+    checked_name(name, RingPair::NAME_MAX)?;
+    let there = rings(name, "ab", queues, size)?;
+    let back = rings(name, "ba", queues, size)?;
+    let a = port(&format!("{name}_a"), &back, &there)?;
+    let b = port(&format!("{name}_b"), &there, &back)?;
+    Ok(RingPair {
+        rings: [there, back]
+            .concat()
+            .into_iter()
+            .filter_map(NonNull::new)
+            .collect(),
+        ports: (a, b),
+        _eal: PhantomData,
+    })
 }
 
 fn rings(
