@@ -1,6 +1,7 @@
 //! simplon, a userspace IPsec gateway. `docs/ARCHITECTURE.md` says which module may import which.
 
 pub mod buf;
+pub mod cli;
 pub mod control;
 pub mod crypto;
 #[cfg(feature = "dpdk")]

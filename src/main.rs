@@ -1,1 +1,7 @@
-fn main() {}
+//! The `simplon` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    simplon::cli::main()
+}

@@ -4,6 +4,8 @@
 mod ports;
 mod serve;
 
+pub use serve::block_signals;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

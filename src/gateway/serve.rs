@@ -31,8 +31,9 @@ fn control_signals() -> SigSet {
         .collect()
 }
 
-/// Keeps the signals of the control thread from the calling thread and from those it makes.
-pub(crate) fn block_signals() {
+/// Keeps the signals that stop a gateway from the calling thread and from those it makes; [`super::run`] unblocks them
+/// for the control thread.
+pub fn block_signals() {
     if let Err(error) = control_signals().thread_block() {
         warn!("cannot block signals: {error}");
     }

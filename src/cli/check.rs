@@ -1,0 +1,30 @@
+//! `simplon check`.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use super::Failure;
+use crate::policy::{self, Policy, Secrets};
+
+/// Reads a policy file; a failure holds every mistake in it, ready to print.
+pub(super) fn load(file: &Path) -> Result<Policy, Failure> {
+    policy::load(file, &Secrets::from_process())
+        .map_err(|error| Failure(error.render(std::io::stderr().is_terminal())))
+}
+
+pub(super) fn check(file: &Path) -> Result<(), Failure> {
+    let policy = load(file)?;
+    let sas: usize = policy
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.endpoints.len() * 2)
+        .sum();
+    println!(
+        "{}: good: gateway {}, {} ports, {} tunnels, {sas} SAs",
+        file.display(),
+        policy.gateway.name,
+        policy.ports.len(),
+        policy.tunnels.len(),
+    );
+    Ok(())
+}

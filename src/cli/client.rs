@@ -1,0 +1,96 @@
+//! Asks a running gateway over its control socket.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Failure, check};
+use crate::control::protocol::{Method, Response, request_line};
+
+/// Where sockets are looked for when none is named.
+const SOCKET_DIR: &str = "/run/simplon";
+/// How long a gateway may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The control socket that is meant: named, found by policy file, or the only one there is.
+pub(super) fn socket_path(
+    socket: Option<&Path>,
+    config: Option<&Path>,
+) -> Result<PathBuf, Failure> {
+    if let Some(socket) = socket {
+        return Ok(socket.to_owned());
+    }
+    if let Some(config) = config {
+        return Ok(check::load(config)?.gateway.control_socket);
+    }
+    let is_socket = |path: &PathBuf| {
+        path.metadata()
+            .is_ok_and(|meta| meta.file_type().is_socket())
+    };
+    let mut found: Vec<PathBuf> = std::fs::read_dir(SOCKET_DIR)
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(is_socket)
+                .collect()
+        })
+        .unwrap_or_default();
+    found.sort();
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Failure::new(format_args!(
+            "no control socket in {SOCKET_DIR}: is a gateway running? Name its socket with --socket or its policy with --config"
+        ))),
+        several => {
+            let names: Vec<_> = several
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            Err(Failure::new(format_args!(
+                "several gateways are running; choose one with --socket: {}",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// Asks for `method` and returns its result.
+pub(super) fn ask(socket: &Path, method: Method) -> Result<Value, Failure> {
+    let failed = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                " (is the gateway running?)"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                " (only the user that runs the gateway may ask)"
+            }
+            _ => "",
+        };
+        Failure::new(format_args!("{}: {error}{hint}", socket.display()))
+    };
+    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
+    stream
+        .write_all(request_line(method).as_bytes())
+        .map_err(failed)?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .map_err(failed)?;
+    let response: Response = serde_json::from_str(&line).map_err(|error| {
+        Failure::new(format_args!(
+            "{}: answer not understood: {error}",
+            socket.display()
+        ))
+    })?;
+    match (response.result, response.error) {
+        (Some(result), _) => Ok(result),
+        (None, Some(error)) => Err(Failure::new(error.message)),
+        (None, None) => Err(Failure::new("the gateway gave an empty answer")),
+    }
+}

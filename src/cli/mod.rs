@@ -1,0 +1,182 @@
+//! The command line. Data goes to standard output, everything else to standard error; 0 is success, 1 failure, 2 a
+//! command that was not understood.
+#![forbid(unsafe_code)]
+
+mod check;
+mod client;
+mod keys;
+mod log;
+#[cfg(feature = "dpdk")]
+mod run;
+mod show;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::crypto::aead::Cipher;
+
+/// simplon, a userspace IPsec gateway
+#[derive(Parser)]
+#[command(name = "simplon", version = version(), disable_help_subcommand = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a gateway in the foreground until SIGINT or SIGTERM; a second signal stops it at once
+    #[cfg(feature = "dpdk")]
+    Run(RunArgs),
+    /// Check a policy file and report every mistake; needs neither root nor DPDK's set-up
+    Check {
+        /// The policy file
+        file: PathBuf,
+    },
+    /// Show what a running gateway is doing
+    Show(ShowArgs),
+    /// Sequence numbers on disk
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Write a new random key to a file that only its owner can read
+    Genkey {
+        /// The cipher it is for
+        #[arg(long, value_parser = parse_cipher, default_value = "aes-256-gcm")]
+        cipher: Cipher,
+        /// The file to make; an existing one is never overwritten
+        file: PathBuf,
+    },
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// How to run a gateway
+#[derive(Args)]
+struct RunArgs {
+    /// The policy file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to log to standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Measure TSC cycles by stage (costs some), for `simplon show workers`
+    #[arg(long)]
+    measure_stages: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What to show of a running gateway
+#[derive(Args)]
+struct ShowArgs {
+    /// What to show
+    what: What,
+    /// As JSON, for machines
+    #[arg(long)]
+    json: bool,
+    /// The gateway's policy file, to find its control socket
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+    /// The gateway's control socket; without it and --config, the one socket in /run/simplon
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Ports, their link and counters
+    Ports,
+    /// Security associations
+    Sa,
+    /// Drops by reason, and whether every packet is accounted for
+    Drops,
+    /// Workers, their queues and cycles
+    Workers,
+}
+
+#[derive(Subcommand)]
+enum StateCommand {
+    /// Declare that the keys of a policy file have never sealed a packet, and make records for them
+    Init {
+        /// The policy file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        #[cfg(feature = "dpdk")]
+        Command::Run(args) => run::run(&args),
+        Command::Check { file } => check::check(&file),
+        Command::Show(args) => show::show(&args),
+        Command::State(StateCommand::Init { config }) => keys::state_init(&config),
+        Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            if !message.is_empty() {
+                eprint!("{}", message);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command failed, ready to print, line ends included.
+struct Failure(String);
+
+impl Failure {
+    fn new(message: impl std::fmt::Display) -> Self {
+        Self(format!("simplon: {message}\n"))
+    }
+}
+
+fn parse_cipher(name: &str) -> Result<Cipher, String> {
+    Cipher::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Cipher::ALL.iter().map(|cipher| cipher.name()).collect();
+        format!("one of {}", names.join(", "))
+    })
+}
+
+fn version() -> String {
+    #[cfg(feature = "dpdk")]
+    let dpdk = crate::dpdk::eal::version();
+    #[cfg(not(feature = "dpdk"))]
+    let dpdk = "without DPDK";
+    format!(
+        "{} ({dpdk}, AES-GCM {})",
+        env!("CARGO_PKG_VERSION"),
+        crate::crypto::aead::implementation()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,233 @@
+//! `simplon show`: tables for people, JSON for machines.
+
+use std::io::Write;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Failure, ShowArgs, What, client};
+use crate::control::protocol::Method;
+use crate::control::report::{DropsReport, PortsReport, SaReport, WorkersReport};
+
+pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let socket = client::socket_path(args.socket.as_deref(), args.config.as_deref())?;
+    let method = match args.what {
+        What::Ports => Method::ShowPorts,
+        What::Sa => Method::ShowSa,
+        What::Drops => Method::ShowDrops,
+        What::Workers => Method::ShowWorkers,
+    };
+    let result = client::ask(&socket, method)?;
+    let text = if args.json {
+        format!("{result:#}\n")
+    } else {
+        match args.what {
+            What::Ports => ports(&read(result)?),
+            What::Sa => sas(&read(result)?),
+            What::Drops => drops(&read(result)?),
+            What::Workers => workers(&read(result)?),
+        }
+    };
+    // A reader that has seen enough (`| head`) is no failure.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(error)),
+        _ => Ok(()),
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        Failure::new(format_args!(
+            "answer not understood, is the gateway of another version? {error}"
+        ))
+    })
+}
+
+fn table(head: &[&str], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(head);
+    for column in numbers {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn finish(table: &Table) -> String {
+    let lines: Vec<_> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n") + "\n"
+}
+
+fn ports(report: &PortsReport) -> String {
+    let head = [
+        "port",
+        "side",
+        "pair",
+        "link",
+        "mtu",
+        "queues",
+        "rx packets",
+        "rx bytes",
+        "tx packets",
+        "tx bytes",
+        "missed",
+        "mac",
+        "driver",
+    ];
+    let mut table = table(&head, &[4, 5, 6, 7, 8, 9, 10]);
+    for port in &report.ports {
+        table.add_row([
+            port.name.clone(),
+            port.side.clone(),
+            port.pair.clone(),
+            port.link.clone(),
+            port.mtu.to_string(),
+            port.queues.to_string(),
+            port.rx_packets.to_string(),
+            port.rx_bytes.to_string(),
+            port.tx_packets.to_string(),
+            port.tx_bytes.to_string(),
+            port.rx_missed.to_string(),
+            port.mac.clone(),
+            port.driver.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
+fn sas(report: &SaReport) -> String {
+    let head = [
+        "tunnel",
+        "direction",
+        "spi",
+        "local",
+        "remote",
+        "cipher",
+        "esn",
+        "encap",
+        "state",
+        "sequence",
+        "packets",
+        "bytes",
+        "dropped",
+    ];
+    let mut table = table(&head, &[9, 10, 11, 12]);
+    let mut reasons = String::new();
+    for sa in &report.sas {
+        let dropped: u64 = sa.drops.iter().map(|count| count.packets).sum();
+        table.add_row([
+            sa.tunnel.clone(),
+            sa.direction.clone(),
+            sa.spi.clone(),
+            sa.local.clone(),
+            sa.remote.clone(),
+            sa.cipher.clone(),
+            if sa.esn {
+                "yes".into()
+            } else {
+                "no".to_owned()
+            },
+            sa.encapsulation.clone(),
+            sa.state.clone(),
+            sa.sequence.to_string(),
+            sa.packets.to_string(),
+            sa.bytes.to_string(),
+            dropped.to_string(),
+        ]);
+        if let Some(reason) = &sa.reason {
+            reasons.push_str(&format!(
+                "\n{} {} {}: {reason}\n",
+                sa.tunnel, sa.direction, sa.spi
+            ));
+        }
+    }
+    finish(&table) + &reasons
+}
+
+fn drops(report: &DropsReport) -> String {
+    let mut totals = table(
+        &["direction", "received", "sent", "dropped", "punted"],
+        &[1, 2, 3, 4],
+    );
+    for (direction, sum) in [
+        ("outbound", report.totals.outbound),
+        ("inbound", report.totals.inbound),
+    ] {
+        totals.add_row([
+            direction.to_owned(),
+            sum.received.to_string(),
+            sum.sent.to_string(),
+            sum.dropped.to_string(),
+            sum.punted.to_string(),
+        ]);
+    }
+    let mut text = finish(&totals);
+    for (what, counts) in [("dropped", &report.drops), ("punted", &report.punts)] {
+        if counts.is_empty() {
+            continue;
+        }
+        let mut reasons = table(&["direction", what, "packets", "meaning"], &[2]);
+        for directed in counts {
+            let count = &directed.count;
+            reasons.add_row([
+                directed.direction.clone(),
+                count.reason.clone(),
+                count.packets.to_string(),
+                count.help.clone(),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&finish(&reasons));
+    }
+    text
+}
+
+fn workers(report: &WorkersReport) -> String {
+    let mut text = String::new();
+    let mut overview = table(
+        &[
+            "core",
+            "packets",
+            "busy polls",
+            "idle polls",
+            "cpu s",
+            "lanes",
+        ],
+        &[0, 1, 2, 3, 4],
+    );
+    for worker in &report.workers {
+        overview.add_row([
+            worker.core.to_string(),
+            worker.packets.to_string(),
+            worker.busy_polls.to_string(),
+            worker.idle_polls.to_string(),
+            format!("{:.2}", worker.cpu_ns as f64 / 1e9),
+            worker.lanes.join(", "),
+        ]);
+    }
+    text.push_str(&finish(&overview));
+    for worker in report
+        .workers
+        .iter()
+        .filter(|worker| !worker.stages.is_empty())
+    {
+        let mut stages = table(&["core", "stage", "TSC cycles/packet"], &[0, 2]);
+        for stage in &worker.stages {
+            let each = stage.cycles as f64 / worker.packets.max(1) as f64;
+            stages.add_row([
+                worker.core.to_string(),
+                stage.stage.clone(),
+                format!("{each:.1}"),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&finish(&stages));
+    }
+    text
+}
