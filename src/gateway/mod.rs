@@ -149,15 +149,23 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     drop(started);
     let mut ending = result?;
     ending.pool_size = pool.size();
-    ending.pool_missing = pool.in_use();
-    if ending.pool_missing == 0 {
+    let (out, kept) = (pool.in_use(), ports::kept_by_drivers(&opened));
+    ending.pool_missing = out.saturating_sub(kept);
+    if out == 0 {
         info!(
             buffers = ending.pool_size,
             "stopped; the memory pool is full again"
         );
+    } else if ending.pool_missing == 0 {
+        info!(
+            buffers = ending.pool_size,
+            kept_by_driver = out,
+            "stopped; net_af_xdp never gives its ring's buffers back"
+        );
     } else {
         error!(
-            missing = ending.pool_missing,
+            missing = out,
+            kept,
             buffers = ending.pool_size,
             "stopped; buffers are missing from the memory pool"
         );

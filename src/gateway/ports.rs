@@ -14,6 +14,8 @@ use crate::worker::datapath::Lane;
 
 /// Descriptors asked for on each queue.
 const DESCRIPTORS: u16 = 1024;
+/// Buffers in the rings of one `net_af_xdp` queue: fill and completion, 2,048 each whatever is asked for.
+const AF_XDP_RINGS: u32 = 2 * 2048;
 /// Mbufs that each worker may keep in its mempool cache.
 const POOL_CACHE: u32 = 256;
 /// Buffers beside those of queues and workers: what the control side may hold.
@@ -45,14 +47,12 @@ pub(super) fn dpdk_device(device: &model::Device) -> eal::Device {
 
 /// The pool that all ports share, large enough that no queue can starve another.
 pub(super) fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, DpdkError> {
-    let queues: u32 = policy.ports.iter().map(|port| u32::from(port.queues)).sum();
+    let queues: u32 = policy.ports.iter().map(buffers_of_port).sum();
     let workers = u32::try_from(policy.gateway.workers.len()).unwrap_or(u32::MAX);
     let burst = u32::try_from(BURST).unwrap_or(u32::MAX);
+    let per_worker = POOL_CACHE * 2 + burst * 4;
     let needed = queues
-        .saturating_mul(u32::from(DESCRIPTORS).saturating_mul(2))
-        .saturating_add(
-            workers.saturating_mul(POOL_CACHE.saturating_mul(2).saturating_add(burst * 4)),
-        )
+        .saturating_add(workers.saturating_mul(per_worker))
         .saturating_add(SPARE_BUFFERS);
     let count = needed
         .checked_next_power_of_two()
@@ -60,6 +60,28 @@ pub(super) fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'
     let mtu = policy.ports.iter().map(|port| port.mtu).max().unwrap_or(0);
     let room = mtu.saturating_add(FRAME_OVERHEAD).max(MIN_DATA_ROOM);
     Mempool::create(eal, "packets", count.max(needed), room, POOL_CACHE)
+}
+
+/// Buffers that a port's queues can hold at one time.
+fn buffers_of_port(port: &model::Port) -> u32 {
+    let is_af_xdp =
+        matches!(&port.device, model::Device::Virtual(name) if name.starts_with("net_af_xdp"));
+    let per_queue = if is_af_xdp {
+        AF_XDP_RINGS
+    } else {
+        u32::from(DESCRIPTORS) * 2
+    };
+    u32::from(port.queues).saturating_mul(per_queue)
+}
+
+/// Buffers that drivers keep for good when their ports close: `net_af_xdp` empties neither its fill ring, 2,048 to a
+/// queue, nor what it has sent and not yet completed, as many at most. Their memory goes with EAL's.
+pub(super) fn kept_by_drivers(ports: &[OpenPort]) -> u32 {
+    ports
+        .iter()
+        .filter(|port| port.driver == "net_af_xdp")
+        .map(|port| u32::from(port.queues) * AF_XDP_RINGS)
+        .sum()
 }
 
 /// Opens, configures and starts every port.
