@@ -1,37 +1,31 @@
 //! A whole gateway: set up from a policy, run, taken down in order. The one place that knows every other part.
 #![forbid(unsafe_code)]
 
-mod ports;
+mod assembly;
+pub mod ports;
 mod serve;
 
+pub use assembly::{Assembly, WorkerView, assemble};
 pub use serve::block_signals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_queue::ArrayQueue;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use crate::control::leases::{Leases, SaStart};
+use ports::OpenPort;
+
+use crate::control::leases::Leases;
 use crate::control::report::SaRow;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::error::DpdkError;
 use crate::dpdk::lcore::allowed_cores;
 use crate::dpdk::port::StartedPort;
-use crate::ids::SaIndex;
-use crate::ipsec::sa::SaIdentity;
-use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
-use crate::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
-use crate::policy::model::{EndpointSet, MacAddr};
-use crate::rcu::{self, Reader, Writer};
-use crate::worker::counters::WorkerCounters;
-use crate::worker::datapath::{Lane, Shared, Worker};
+use crate::rcu::Writer;
+use crate::worker::datapath::{Shared, Worker};
 use crate::worker::run::{self, WorkerSettings};
-
-/// Punted packets that may wait for the control thread.
-const PUNT_RING: usize = 1024;
 
 /// How a gateway is to run, beside its policy.
 pub struct RunOptions {
@@ -87,17 +81,10 @@ struct Control<'p, 'r> {
     writer: Writer,
     leases: Leases,
     rows: Vec<SaRow>,
-    ports: &'r [ports::OpenPort],
+    ports: &'r [OpenPort],
     started: &'r [StartedPort<'p>],
     workers: Vec<WorkerView>,
     tsc_hz: u64,
-}
-
-/// A worker as the control thread sees it.
-struct WorkerView {
-    core: usize,
-    lanes: Vec<String>,
-    counters: Arc<WorkerCounters>,
 }
 
 /// Runs a gateway until it is told to stop. Signals that stop it should be blocked in the calling thread; they are
@@ -136,7 +123,9 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
         "EAL is up"
     );
     let pool = ports::create_pool(&eal, &policy)?;
-    let (opened, started) = ports::open(&eal, &policy, &pool)?;
+    let (opened, started) = ports::open(&eal, &policy, &pool, |port| {
+        eal.port_by_device(&ports::dpdk_device(&port.device))
+    })?;
     let result = run_on(
         policy,
         options,
@@ -177,30 +166,18 @@ fn run_on<'p>(
     policy: Policy,
     options: &RunOptions,
     eal: &'p Eal,
-    ports: &[ports::OpenPort],
+    ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
-    (socket, mut leases): (&mut ControlSocket, Leases),
+    (socket, leases): (&mut ControlSocket, Leases),
 ) -> Result<Ending, GatewayError> {
-    let (mut writer, readers) = rcu::domain(policy.gateway.workers.len());
-    let slots = endpoint_sets(&policy).count();
-    let shared = Arc::new(Shared {
-        tables: writer.slots(1),
-        sad: Sad::new(&writer, slots),
-        punts: ArrayQueue::new(PUNT_RING),
-    });
-    let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
-    let topology = Topology {
-        macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
-    };
-    let tables = Box::new(compile(&policy, &topology));
-    // Slot 0 exists and is this writer's.
-    let _ = writer.replace(&shared.tables, 0, Some(tables));
-    let lanes = ports::lanes(&policy, ports, started);
-    let cores = policy.gateway.workers.clone();
-    // The keys are in the SAs now; the policy's copies are zeroised.
-    drop(policy);
-    leases.tick(&shared.sad, &writer);
-    let (workers, views) = make_workers(readers, lanes, &cores, ports, &shared);
+    let Assembly {
+        shared,
+        writer,
+        leases,
+        rows,
+        workers,
+        views,
+    } = assemble(policy, leases, ports, started);
     let control = Control {
         shared,
         writer,
@@ -212,111 +189,6 @@ fn run_on<'p>(
         tsc_hz: eal.tsc_hz(),
     };
     run_threads(workers, control, options, eal, socket)
-}
-
-/// Puts every SA whose sequence numbers are known into its slot.
-fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Leases) -> Vec<SaRow> {
-    let mut rows = Vec::new();
-    for (slot, _, tunnel, set) in endpoint_sets(policy) {
-        let (outbound, inbound) = identities(set);
-        let mut row = SaRow {
-            tunnel: tunnel.name.clone(),
-            slot,
-            outbound,
-            inbound,
-            outbound_refused: None,
-            inbound_refused: None,
-        };
-        match leases.start_outbound(slot, row.outbound.fingerprint) {
-            SaStart::At(next) => {
-                let _ = writer.replace(
-                    sad.outbound(),
-                    slot.index(),
-                    Some(Box::new(outbound_sa(set, next))),
-                );
-            }
-            SaStart::Refused(reason) => {
-                row.outbound_refused = Some(refused(&row, slot, "outbound", reason))
-            }
-        }
-        match leases.start_inbound(slot, row.inbound.fingerprint) {
-            SaStart::At(seen) => {
-                let sa = Box::new(inbound_sa(tunnel, set, seen));
-                let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
-            }
-            SaStart::Refused(reason) => {
-                row.inbound_refused = Some(refused(&row, slot, "inbound", reason))
-            }
-        }
-        rows.push(row);
-    }
-    rows
-}
-
-fn refused(row: &SaRow, slot: SaIndex, direction: &str, reason: String) -> String {
-    let spi = if direction == "outbound" {
-        row.outbound.spi
-    } else {
-        row.inbound.spi
-    };
-    error!(tunnel = row.tunnel, direction, %spi, slot = slot.0, "SA is not started: {reason}");
-    reason
-}
-
-fn identities(set: &EndpointSet) -> (SaIdentity, SaIdentity) {
-    let outbound = SaIdentity {
-        spi: set.outbound.spi,
-        cipher: set.outbound.key.cipher(),
-        fingerprint: set.outbound.key.fingerprint(),
-        local: set.local,
-        remote: set.remote,
-        encapsulation: set.encapsulation,
-        esn: set.outbound.esn,
-    };
-    let inbound = SaIdentity {
-        spi: set.inbound.spi,
-        cipher: set.inbound.key.cipher(),
-        fingerprint: set.inbound.key.fingerprint(),
-        esn: set.inbound.esn,
-        ..outbound.clone()
-    };
-    (outbound, inbound)
-}
-
-fn make_workers<'p>(
-    readers: Vec<Reader>,
-    lanes: Vec<Vec<Lane<'p>>>,
-    cores: &[usize],
-    ports: &[ports::OpenPort],
-    shared: &Arc<Shared<'p>>,
-) -> (Vec<(usize, Worker<'p>)>, Vec<WorkerView>) {
-    let mut workers = Vec::new();
-    let mut views = Vec::new();
-    for ((reader, lanes), core) in readers.into_iter().zip(lanes).zip(cores) {
-        let names: Vec<String> = lanes
-            .iter()
-            .map(|lane| ports::lane_name(lane, ports))
-            .collect();
-        if lanes.is_empty() {
-            warn!(
-                core,
-                "this worker has no queue to poll and is not started: the ports offer too few queues"
-            );
-            continue;
-        }
-        info!(core, lanes = names.join(", "), "worker");
-        let counters = Arc::new(WorkerCounters::new(ports.len()));
-        views.push(WorkerView {
-            core: *core,
-            lanes: names,
-            counters: Arc::clone(&counters),
-        });
-        workers.push((
-            *core,
-            Worker::new(reader, Arc::clone(shared), lanes, counters),
-        ));
-    }
-    (workers, views)
 }
 
 fn run_threads<'p>(

@@ -26,15 +26,23 @@ const FRAME_OVERHEAD: u16 = 14 + 8 + 32;
 const MIN_DATA_ROOM: u16 = 2048;
 
 /// What is known of an open port beside its queues.
-pub(super) struct OpenPort {
-    pub(super) name: String,
-    pub(super) device: String,
-    pub(super) driver: String,
-    pub(super) side: model::Side,
-    pub(super) pair: PortIndex,
-    pub(super) mac: [u8; 6],
-    pub(super) mtu: u16,
-    pub(super) queues: u16,
+pub struct OpenPort {
+    /// Name in the policy.
+    pub name: String,
+    /// Device in the policy.
+    pub device: String,
+    /// DPDK driver.
+    pub driver: String,
+    /// Which side it faces.
+    pub side: model::Side,
+    /// The port that what enters here leaves by.
+    pub pair: PortIndex,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Queue pairs in use.
+    pub queues: u16,
 }
 
 /// The policy's device as DPDK's side has it.
@@ -46,7 +54,10 @@ pub(super) fn dpdk_device(device: &model::Device) -> eal::Device {
 }
 
 /// The pool that all ports share, large enough that no queue can starve another.
-pub(super) fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, DpdkError> {
+///
+/// # Errors
+/// [`DpdkError::Pool`] where memory is short.
+pub fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, DpdkError> {
     let queues: u32 = policy.ports.iter().map(buffers_of_port).sum();
     let workers = u32::try_from(policy.gateway.workers.len()).unwrap_or(u32::MAX);
     let burst = u32::try_from(BURST).unwrap_or(u32::MAX);
@@ -84,17 +95,19 @@ pub(super) fn kept_by_drivers(ports: &[OpenPort]) -> u32 {
         .sum()
 }
 
-/// Opens, configures and starts every port.
-pub(super) fn open<'e>(
+/// Opens, configures and starts every port; `find` says which of DPDK's ports one is.
+///
+/// # Errors
+/// [`DpdkError`]; what was opened is closed again.
+pub fn open<'e>(
     eal: &'e Eal,
     policy: &Policy,
     pool: &'e Mempool<'e>,
+    find: impl Fn(&model::Port) -> Option<PortId>,
 ) -> Result<(Vec<OpenPort>, Vec<StartedPort<'e>>), DpdkError> {
     let mut closed = Vec::new();
     for port in &policy.ports {
-        let id = eal
-            .port_by_device(&dpdk_device(&port.device))
-            .ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
+        let id = find(port).ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
         let handle = Port::open(eal, id)?;
         let limits = handle.limits()?;
         closed.push((port, handle, limits));

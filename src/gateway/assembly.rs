@@ -1,0 +1,190 @@
+//! A gateway put together over open ports, short of the threads.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use tracing::{error, info, warn};
+
+use super::ports::{self, OpenPort};
+use crate::control::leases::{Leases, SaStart};
+use crate::control::report::SaRow;
+use crate::dpdk::port::StartedPort;
+use crate::ids::SaIndex;
+use crate::ipsec::sa::SaIdentity;
+use crate::ipsec::sad::Sad;
+use crate::policy::Policy;
+use crate::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
+use crate::policy::model::{EndpointSet, MacAddr};
+use crate::rcu::{self, Reader, Writer};
+use crate::worker::counters::WorkerCounters;
+use crate::worker::datapath::{Lane, Shared, Worker};
+
+/// Punted packets that may wait for the control thread.
+const PUNT_RING: usize = 1024;
+
+/// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
+pub struct Assembly<'p> {
+    /// What workers and control side share.
+    pub shared: Arc<Shared<'p>>,
+    /// The right to replace and free it.
+    pub writer: Writer,
+    /// The SAs' sequence numbers on disk; to be ticked while workers run, and finished after.
+    pub leases: Leases,
+    /// Every SA of the policy.
+    pub rows: Vec<SaRow>,
+    /// The workers that have something to poll, each with its core.
+    pub workers: Vec<(usize, Worker<'p>)>,
+    /// The same workers as the control side sees them.
+    pub views: Vec<WorkerView>,
+}
+
+/// A worker as the control thread sees it.
+pub struct WorkerView {
+    /// The core it is pinned to.
+    pub core: usize,
+    /// Its lanes, for people.
+    pub lanes: Vec<String>,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+}
+
+/// Puts a gateway together. The keys move from the policy into the SAs; the policy's copies are zeroised.
+pub fn assemble<'p>(
+    policy: Policy,
+    mut leases: Leases,
+    ports: &[OpenPort],
+    started: &'p [StartedPort<'p>],
+) -> Assembly<'p> {
+    let (mut writer, readers) = rcu::domain(policy.gateway.workers.len());
+    let slots = endpoint_sets(&policy).count();
+    let shared = Arc::new(Shared {
+        tables: writer.slots(1),
+        sad: Sad::new(&writer, slots),
+        punts: ArrayQueue::new(PUNT_RING),
+    });
+    let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
+    let topology = Topology {
+        macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
+    };
+    let tables = Box::new(compile(&policy, &topology));
+    // Slot 0 exists and is this writer's.
+    let _ = writer.replace(&shared.tables, 0, Some(tables));
+    let lanes = ports::lanes(&policy, ports, started);
+    let cores = policy.gateway.workers.clone();
+    drop(policy);
+    leases.tick(&shared.sad, &writer);
+    let (workers, views) = make_workers(readers, lanes, &cores, ports, &shared);
+    Assembly {
+        shared,
+        writer,
+        leases,
+        rows,
+        workers,
+        views,
+    }
+}
+
+/// Puts every SA whose sequence numbers are known into its slot.
+fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Leases) -> Vec<SaRow> {
+    let mut rows = Vec::new();
+    for (slot, _, tunnel, set) in endpoint_sets(policy) {
+        let (outbound, inbound) = identities(set);
+        let mut row = SaRow {
+            tunnel: tunnel.name.clone(),
+            slot,
+            outbound,
+            inbound,
+            outbound_refused: None,
+            inbound_refused: None,
+        };
+        match leases.start_outbound(slot, row.outbound.fingerprint) {
+            SaStart::At(next) => {
+                let _ = writer.replace(
+                    sad.outbound(),
+                    slot.index(),
+                    Some(Box::new(outbound_sa(set, next))),
+                );
+            }
+            SaStart::Refused(reason) => {
+                row.outbound_refused = Some(refused(&row, slot, "outbound", reason))
+            }
+        }
+        match leases.start_inbound(slot, row.inbound.fingerprint) {
+            SaStart::At(seen) => {
+                let sa = Box::new(inbound_sa(tunnel, set, seen));
+                let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
+            }
+            SaStart::Refused(reason) => {
+                row.inbound_refused = Some(refused(&row, slot, "inbound", reason))
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+fn refused(row: &SaRow, slot: SaIndex, direction: &str, reason: String) -> String {
+    let spi = if direction == "outbound" {
+        row.outbound.spi
+    } else {
+        row.inbound.spi
+    };
+    error!(tunnel = row.tunnel, direction, %spi, slot = slot.0, "SA is not started: {reason}");
+    reason
+}
+
+fn identities(set: &EndpointSet) -> (SaIdentity, SaIdentity) {
+    let outbound = SaIdentity {
+        spi: set.outbound.spi,
+        cipher: set.outbound.key.cipher(),
+        fingerprint: set.outbound.key.fingerprint(),
+        local: set.local,
+        remote: set.remote,
+        encapsulation: set.encapsulation,
+        esn: set.outbound.esn,
+    };
+    let inbound = SaIdentity {
+        spi: set.inbound.spi,
+        cipher: set.inbound.key.cipher(),
+        fingerprint: set.inbound.key.fingerprint(),
+        esn: set.inbound.esn,
+        ..outbound.clone()
+    };
+    (outbound, inbound)
+}
+
+fn make_workers<'p>(
+    readers: Vec<Reader>,
+    lanes: Vec<Vec<Lane<'p>>>,
+    cores: &[usize],
+    ports: &[OpenPort],
+    shared: &Arc<Shared<'p>>,
+) -> (Vec<(usize, Worker<'p>)>, Vec<WorkerView>) {
+    let mut workers = Vec::new();
+    let mut views = Vec::new();
+    for ((reader, lanes), core) in readers.into_iter().zip(lanes).zip(cores) {
+        let names: Vec<String> = lanes
+            .iter()
+            .map(|lane| ports::lane_name(lane, ports))
+            .collect();
+        if lanes.is_empty() {
+            warn!(
+                core,
+                "this worker has no queue to poll and is not started: the ports offer too few queues"
+            );
+            continue;
+        }
+        info!(core, lanes = names.join(", "), "worker");
+        let counters = Arc::new(WorkerCounters::new(ports.len()));
+        views.push(WorkerView {
+            core: *core,
+            lanes: names,
+            counters: Arc::clone(&counters),
+        });
+        workers.push((
+            *core,
+            Worker::new(reader, Arc::clone(shared), lanes, counters),
+        ));
+    }
+    (workers, views)
+}
