@@ -9,6 +9,7 @@ pub mod dpdk;
 pub mod drop;
 #[cfg(feature = "dpdk")]
 pub mod gateway;
+pub mod generator;
 pub mod ids;
 pub mod ipsec;
 pub mod meta;

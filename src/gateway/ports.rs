@@ -137,7 +137,7 @@ pub fn open<'e>(
             tx_descriptors: DESCRIPTORS,
         };
         let configured = handle.configure(&settings, pool)?;
-        let mac = handle.mac()?;
+        let mac = own_mac(handle.mac()?, open.len());
         info!(
             port = port.name,
             driver = limits.driver,
@@ -160,6 +160,16 @@ pub fn open<'e>(
         started.push(handle.start()?);
     }
     Ok((open, started))
+}
+
+/// The port's MAC address. A driver that has none (`net_ring`) gets one of our own making, told apart by the port's
+/// place in the policy.
+fn own_mac(found: [u8; 6], place: usize) -> [u8; 6] {
+    if found != [0; 6] {
+        return found;
+    }
+    let [high, low] = u16::try_from(place).unwrap_or(u16::MAX).to_be_bytes();
+    [0x02, b's', b'i', b'm', high, low]
 }
 
 /// Deals the lanes out to the workers, evenly; queues of one port go to different workers where there are enough.
