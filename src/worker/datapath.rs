@@ -160,10 +160,11 @@ fn run_lane<'p, P: Probe>(
         egress,
     };
     process_burst(burst.as_mut_slice(), metas, view, probe);
-    let live = burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
+    debug_assert!(dead.is_empty(), "what has no room there would be sent");
+    let ended = burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
-    if live < received {
+    if ended > 0 {
         punt(metas, dead, lane.ingress, shared);
         dead.clear();
     }
