@@ -203,7 +203,7 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
     }
 }
 
-/// Hands punted packets to the control side. `dead` holds the packets of `metas` that are not live, in order; what is
+/// Hands punted packets to the control side, in the order they came. `dead` holds the packets of `metas` that are not live, in order; what is
 /// left in it afterwards is to be freed. A packet that the ring has no room for is dropped as `PuntFull`.
 fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, shared: &Shared<'p>) {
     if !metas
@@ -212,7 +212,9 @@ fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, sha
     {
         return;
     }
-    for meta in metas.iter_mut().rev().filter(|meta| !meta.is_live()) {
+    // So that the last to be taken out are those that came last.
+    dead.as_mut_slice().reverse();
+    for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
         let Some(mbuf) = dead.pop() else { return };
         if let Fate::Punted(reason) = meta.fate
             && shared.punts.push(Punted { mbuf, reason, port }).is_err()
