@@ -252,7 +252,7 @@ fn check_trailer(plain: &[u8]) -> Result<(u8, usize), DropReason> {
     //= https://www.rfc-editor.org/rfc/rfc4303#section-2.4
     //# When this padding scheme is employed, the receiver SHOULD inspect the
     //# Padding field.
-    if (1u8..)
+    if (1..=u8::MAX)
         .zip(padding)
         .any(|(expected, found)| expected != *found)
     {
