@@ -1,5 +1,6 @@
 //! simplon, a userspace IPsec gateway. `docs/ARCHITECTURE.md` says which module may import which.
 
+mod bits;
 pub mod buf;
 pub mod cli;
 pub mod control;

@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod keys;
+#[cfg(feature = "dpdk")]
 mod log;
 #[cfg(feature = "dpdk")]
 mod run;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::bits::{low_8, low_16};
 use crate::wire::ether::{self, EtherHeader};
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::{self, Ipv4Header};
@@ -99,7 +100,7 @@ impl Flow {
                 };
                 let header = Ipv6Header {
                     version_class_flow: [0x60, 0, 0, 0],
-                    payload_len: total.saturating_sub(ipv6::HEADER_LEN as u16).into(),
+                    payload_len: total.saturating_sub(low_16(ipv6::HEADER_LEN as u64)).into(),
                     next_header: protocol::UDP,
                     hop_limit: HOP_LIMIT,
                     source: octets(source),
@@ -136,7 +137,8 @@ pub fn verify(frame: &[u8]) -> Option<u64> {
 
 /// A byte that depends on the packet and its place in it.
 fn pattern(number: u64, at: usize) -> u8 {
-    (number.wrapping_mul(31) as usize).wrapping_add(at.wrapping_mul(7)) as u8
+    let mixed = number.wrapping_mul(31).to_le_bytes()[0];
+    mixed.wrapping_add(low_8(at.wrapping_mul(7)))
 }
 
 #[cfg(test)]

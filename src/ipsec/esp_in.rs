@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
+use crate::bits::low_32;
 use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, OpenJob};
 use crate::drop::DropReason;
@@ -161,7 +162,7 @@ fn open_job<'a>(sa: &'a InboundSa, data: &'a mut [u8], meta: &PacketMeta) -> Opt
     let aad = if sa.esn {
         Aad::extended(sa.spi, meta.seq)
     } else {
-        Aad::short(sa.spi, meta.seq as u32)
+        Aad::short(sa.spi, low_32(meta.seq))
     };
     Some(OpenJob {
         key: &sa.key,

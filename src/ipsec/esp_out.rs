@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
+use crate::bits::{low_8, low_16, low_32};
 use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, SealJob};
 use crate::drop::DropReason;
@@ -179,7 +180,7 @@ fn write_trailer(trailer: &mut [u8], pad: usize, next_header: u8) {
     for (value, byte) in (1u8..).zip(bytes.by_ref().take(pad)) {
         *byte = value;
     }
-    for (value, byte) in [pad as u8, next_header].into_iter().zip(bytes) {
+    for (value, byte) in [low_8(pad), next_header].into_iter().zip(bytes) {
         *byte = value;
     }
 }
@@ -205,7 +206,7 @@ fn write_headers(
         header.tos = tos;
         header.total_len = total.into();
         // Unique for long enough where routers may fragment, and of no meaning where not (RFC 6864 section 4).
-        header.id = (seq as u16).into();
+        header.id = low_16(seq).into();
         if sa.outer.dont_fragment(inner.df) {
             header.flags_fragment = ipv4::DONT_FRAGMENT.into();
         }
@@ -223,18 +224,18 @@ fn write_headers(
         let (header, rest) =
             Ipv6Header::mut_from_prefix(headers).map_err(|_| DropReason::NoRoom)?;
         header.set_traffic_class(tos);
-        header.payload_len = total.wrapping_sub(ipv6::HEADER_LEN as u16).into();
+        header.payload_len = total.wrapping_sub(low_16(ipv6::HEADER_LEN as u64)).into();
         rest
     };
     let rest = if template.in_udp {
         let (header, rest) = UdpHeader::mut_from_prefix(rest).map_err(|_| DropReason::NoRoom)?;
-        header.len = total.wrapping_sub(template.ip_len as u16).into();
+        header.len = total.wrapping_sub(low_16(template.ip_len as u64)).into();
         rest
     } else {
         rest
     };
     let (header, iv) = EspHeader::mut_from_prefix(rest).map_err(|_| DropReason::NoRoom)?;
-    header.seq = (seq as u32).into();
+    header.seq = low_32(seq).into();
     // RFC 4106 section 3.1 leaves the IV to the sender; the 64-bit sequence number is unique as it must be.
     let (iv, _) = iv
         .split_first_chunk_mut::<IV_LEN>()
@@ -251,7 +252,7 @@ fn seal_job<'a>(sa: &'a OutboundSa, data: &'a mut [u8], seq: u64) -> Option<Seal
     let aad = if sa.esn {
         Aad::extended(sa.spi, seq)
     } else {
-        Aad::short(sa.spi, seq as u32)
+        Aad::short(sa.spi, low_32(seq))
     };
     Some(SealJob {
         key: &sa.key,
@@ -266,7 +267,7 @@ fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
     let Some(datagram) = data.get_mut(ipv6::HEADER_LEN..) else {
         return;
     };
-    let len = datagram.len() as u32;
+    let len = low_32(datagram.len() as u64);
     let sum = sa
         .template
         .sum

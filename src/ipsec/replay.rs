@@ -8,6 +8,7 @@
 
 use crossbeam_utils::CachePadded;
 
+use crate::bits::low_32;
 use crate::drop::DropReason;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -82,7 +83,7 @@ impl ReplayWindow {
             .next_power_of_two();
         let laps_shift = blocks.trailing_zeros();
         // Words begin on the floor's lap, so that none looks half the circle of laps away from the next number.
-        let lap = ((floor / BLOCK) >> laps_shift) as u32;
+        let lap = low_32((floor / BLOCK) >> laps_shift);
         Self {
             words: (0..blocks)
                 .map(|_| AtomicU64::new(u64::from(lap) << 32))
@@ -136,7 +137,7 @@ impl ReplayWindow {
         let block = seq / BLOCK;
         let word = self.word(block).load(Ordering::Relaxed);
         let ahead = self.lap(block).wrapping_sub(lap_of(word));
-        if ahead == 0 && word as u32 & BlockRun::bit(seq) != 0 {
+        if ahead == 0 && low_32(word) & BlockRun::bit(seq) != 0 {
             return Err(DropReason::Replayed);
         }
         if is_behind(ahead) {
@@ -176,7 +177,7 @@ impl ReplayWindow {
         for _ in 0..MAX_ATTEMPTS {
             let ahead = lap.wrapping_sub(lap_of(word));
             let seen = match ahead {
-                0 => word as u32,
+                0 => low_32(word),
                 _ if is_behind(ahead) => return 0,
                 _ => 0,
             };
@@ -206,17 +207,20 @@ impl ReplayWindow {
     fn word(&self, block: u64) -> &AtomicU64 {
         // The mask keeps the index below the power-of-two length, so the fallback is never taken.
         let index = block & (self.words.len() as u64).wrapping_sub(1);
-        self.words.get(index as usize).unwrap_or(&self.top)
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.words.get(index))
+            .unwrap_or(&self.top)
     }
 
     /// Which turn round the ring `block` belongs to; 32 bits of it tell laps apart for 2^38 packets and more.
     fn lap(&self, block: u64) -> u32 {
-        (block >> self.laps_shift) as u32
+        low_32(block >> self.laps_shift)
     }
 }
 
 fn lap_of(word: u64) -> u32 {
-    (word >> 32) as u32
+    low_32(word >> 32)
 }
 
 /// Whether a lap that is `ahead` of the word's, modulo 2^32, is really behind it.

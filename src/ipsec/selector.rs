@@ -13,7 +13,7 @@ pub trait Address: Copy + Eq + Ord + std::hash::Hash + std::ops::BitAnd<Output =
 impl Address for u32 {
     fn mask(len: u8) -> Self {
         Self::MAX
-            .checked_shr(u32::from(len))
+            .checked_shr(Self::from(len))
             .map_or(Self::MAX, |host| !host)
     }
 }

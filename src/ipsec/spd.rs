@@ -26,10 +26,13 @@ pub struct Spd {
     v6: Box<[Tuple<u128>]>,
 }
 
+/// Source and destination prefix, of lengths that are known from elsewhere, to what is done.
+type Actions<A> = FxHashMap<(A, A), SpdAction>;
+
 struct Tuple<A> {
     source_mask: A,
     destination_mask: A,
-    actions: FxHashMap<(A, A), SpdAction>,
+    actions: Actions<A>,
 }
 
 /// Collects policies in declared order.
@@ -42,7 +45,7 @@ pub struct SpdBuilder {
 #[derive(Default)]
 struct TupleBuilder<A> {
     /// Prefix lengths of source and destination, to the table; with its place in declared order.
-    tuples: FxHashMap<(u8, u8), (usize, FxHashMap<(A, A), SpdAction>)>,
+    tuples: FxHashMap<(u8, u8), (usize, Actions<A>)>,
 }
 
 impl<A: Address> TupleBuilder<A> {
@@ -181,8 +184,8 @@ mod tests {
             };
             let list: Vec<(IpNet, IpNet)> = policies.iter().map(|p| (net(p.0, p.1), net(p.2, p.3))).collect();
             let mut builder = SpdBuilder::default();
-            for (at, (s, d)) in list.iter().enumerate() {
-                builder.add(s, d, SpdAction::Protect(SaIndex(at as u32)));
+            for (at, (s, d)) in (0u32..).zip(&list) {
+                builder.add(s, d, SpdAction::Protect(SaIndex(at)));
             }
             let spd = builder.build();
             for (mut s, mut d, index, inside) in packets {

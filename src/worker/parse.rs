@@ -2,6 +2,7 @@
 
 use zerocopy::FromBytes;
 
+use crate::bits::low_16;
 use crate::buf::PacketBuf;
 use crate::drop::{DropReason, PuntReason};
 use crate::meta::{PacketKind, PacketMeta};
@@ -64,7 +65,7 @@ fn parse_v4(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize,
     meta.protocol = header.protocol;
     meta.outer_tos = header.tos;
     // The header is at most 60 bytes long.
-    meta.l4_offset = header_len as u16;
+    meta.l4_offset = low_16(header_len as u64);
     Ok(usize::from(header.total_len.get()))
 }
 
@@ -76,6 +77,6 @@ fn parse_v6(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize,
     meta.kind = PacketKind::Ipv6;
     meta.protocol = header.next_header;
     meta.outer_tos = header.traffic_class();
-    meta.l4_offset = ipv6::HEADER_LEN as u16;
+    meta.l4_offset = low_16(ipv6::HEADER_LEN as u64);
     Ok(header.total_len())
 }
