@@ -137,7 +137,13 @@ pub fn verify(frame: &[u8]) -> Option<u64> {
 
 /// A byte that depends on the packet and its place in it.
 fn pattern(number: u64, at: usize) -> u8 {
-    let mixed = number.wrapping_mul(31).to_le_bytes()[0];
+    // Odd weights: a change of one byte of the number always changes the sum.
+    let mixed = (1u8..)
+        .step_by(2)
+        .zip(number.to_be_bytes())
+        .fold(0u8, |sum, (weight, byte)| {
+            sum.wrapping_add(byte.wrapping_mul(weight))
+        });
     mixed.wrapping_add(low_8(at.wrapping_mul(7)))
 }
 
