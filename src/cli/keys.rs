@@ -22,7 +22,15 @@ pub(super) fn genkey(cipher: Cipher, file: &Path) -> Result<(), Failure> {
         let _ = write!(text, "{byte:02x}");
     }
     text.push('\n');
-    let failed = |error: std::io::Error| Failure::new(format_args!("{}: {error}", file.display()));
+    let failed = |error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            return Failure::new(format_args!(
+                "{} exists, and a key is never overwritten: choose another name",
+                file.display()
+            ));
+        }
+        Failure::new(format_args!("{}: {error}", file.display()))
+    };
     let mut out = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -50,8 +50,8 @@ pub enum Direction {
 pub enum StateError {
     /// There is no state file.
     #[error(
-        "{} does not exist: lost, or this gateway is new. If its keys have never sealed a packet, run `simplon state \
-         init`; if they have, give both ends new keys first", path.display()
+        "{} does not exist: lost, or this gateway is new. If its keys have never sealed a packet, run `simplon state init \
+         --config FILE`; if they have, give both ends new keys first", path.display()
     )]
     Lost {
         /// Where it should be.
@@ -60,7 +60,7 @@ pub enum StateError {
     /// The file is not the one that was written last.
     #[error(
         "{} is not the file this gateway wrote last ({evidence}): an older copy would repeat sequence numbers. Give both \
-         ends new keys, remove the file, and run `simplon state init`", path.display()
+         ends new keys, remove the file, and run `simplon state init --config FILE`", path.display()
     )]
     Older {
         /// The file.
@@ -71,7 +71,7 @@ pub enum StateError {
     /// The file's content is damaged.
     #[error(
         "{} is damaged ({what}): the sequence numbers in use are not known. Give both ends new keys, remove the file, \
-         and run `simplon state init`", path.display()
+         and run `simplon state init --config FILE`", path.display()
     )]
     Damaged {
         /// The file.
@@ -81,7 +81,7 @@ pub enum StateError {
     },
     /// The key is not in the file.
     #[error(
-        "no record of this key in {}. If it has never sealed a packet, run `simplon state init`; if it has, give both \
+        "no record of this key in {}. If it has never sealed a packet, run `simplon state init --config FILE`; if it has, give both \
          ends a new one first", path.display()
     )]
     Unknown {

@@ -105,7 +105,7 @@ pub struct KeyMaterial {
     cipher: Cipher,
     // INVARIANT: `cipher.key_len()` bytes.
     key: Zeroizing<Vec<u8>>,
-    salt: [u8; SALT_LEN],
+    salt: Zeroizing<[u8; SALT_LEN]>,
 }
 
 impl KeyMaterial {
@@ -123,7 +123,7 @@ impl KeyMaterial {
             return Err(wrong_length);
         }
         let (_, salt) = bytes.split_last_chunk().ok_or(wrong_length)?;
-        let salt = *salt;
+        let salt = Zeroizing::new(*salt);
         // Within the old allocation, so no copy of the key is left behind.
         for byte in bytes.iter_mut().skip(cipher.key_len()) {
             byte.zeroize();
@@ -143,7 +143,7 @@ impl KeyMaterial {
 
     /// The salt that begins every nonce.
     pub fn salt(&self) -> [u8; SALT_LEN] {
-        self.salt
+        *self.salt
     }
 
     /// Names the key without telling it.
@@ -166,7 +166,7 @@ impl KeyMaterial {
 
 /// An expanded key, ready for packets. Zeroised when dropped, never printed.
 pub struct AeadKey {
-    salt: [u8; SALT_LEN],
+    salt: Zeroizing<[u8; SALT_LEN]>,
     portable: PortableKey,
 }
 
@@ -174,7 +174,7 @@ impl AeadKey {
     /// Expands `material`.
     pub fn new(material: &KeyMaterial) -> Self {
         Self {
-            salt: material.salt,
+            salt: material.salt.clone(),
             portable: PortableKey::new(material.cipher, &material.key),
         }
     }
@@ -183,7 +183,7 @@ impl AeadKey {
     pub fn nonce(&self, iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
         let mut nonce = [0; NONCE_LEN];
         let (salt, tail) = nonce.split_at_mut(SALT_LEN);
-        salt.copy_from_slice(&self.salt);
+        salt.copy_from_slice(&*self.salt);
         tail.copy_from_slice(&iv);
         nonce
     }
