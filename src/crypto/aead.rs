@@ -192,14 +192,19 @@ impl AeadKey {
 /// Additional authenticated data of one ESP packet (RFC 4106 section 5): SPI, then 32 or 64 bits of sequence number.
 #[derive(Clone, Copy)]
 pub struct Aad {
-    bytes: [u8; 12],
+    // INVARIANT: zero from `len` on, so that the whole is the one block that GHASH takes it as.
+    bytes: [u8; Self::MAX_LEN],
+    // INVARIANT: at most `MAX_LEN`.
     len: u8,
 }
 
 impl Aad {
+    /// Most bytes it can hold: one block of GHASH. ESP needs 12 of them; published vectors like to fill the block.
+    pub const MAX_LEN: usize = 16;
+
     /// SPI and 32-bit sequence number.
     pub fn short(spi: u32, seq: u32) -> Self {
-        let mut bytes = [0; 12];
+        let mut bytes = [0; Self::MAX_LEN];
         bytes[..4].copy_from_slice(&spi.to_be_bytes());
         bytes[4..8].copy_from_slice(&seq.to_be_bytes());
         Self { bytes, len: 8 }
@@ -207,13 +212,21 @@ impl Aad {
 
     /// SPI and 64-bit extended sequence number, high half first.
     pub fn extended(spi: u32, seq: u64) -> Self {
-        let mut bytes = [0; 12];
+        let mut bytes = [0; Self::MAX_LEN];
         bytes[..4].copy_from_slice(&spi.to_be_bytes());
-        bytes[4..].copy_from_slice(&seq.to_be_bytes());
+        bytes[4..12].copy_from_slice(&seq.to_be_bytes());
         Self { bytes, len: 12 }
     }
 
-    /// The bytes: 8 or 12.
+    /// These bytes, which no packet has: for test vectors. `None` where they are more than [`Self::MAX_LEN`].
+    pub fn from_slice(aad: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes.get_mut(..aad.len())?.copy_from_slice(aad);
+        let len = u8::try_from(aad.len()).ok()?;
+        Some(Self { bytes, len })
+    }
+
+    /// The bytes: 8 or 12 in a packet.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
