@@ -306,7 +306,8 @@ fn send<'p>(
         return;
     }
     for (number, packet) in (load(&own.sent)..).zip(burst.iter_mut()) {
-        flow.write(number, SIZES[number as usize % SIZES.len()], frame);
+        let turn = usize::try_from(number).unwrap_or(0) % SIZES.len();
+        flow.write(number, SIZES[turn], frame);
         let held = packet.data().len();
         packet.trim(held);
         if let Some(data) = packet.append(frame.len()) {
