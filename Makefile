@@ -1,0 +1,53 @@
+# `make help` lists what there is to do.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench
+
+CARGO ?= cargo
+# Options of the demo, for instance: make run ARGS=--af-xdp
+ARGS ?=
+
+# Namespaces and raw sockets want root; building does not, so only what is built runs with it. Without
+# sudo the tests that need it fail and say so, and the demo runs in one process.
+RUN_AS_ROOT :=
+ifneq ($(shell id -u),0)
+ifneq ($(shell command -v sudo),)
+ifneq ($(SIMPLON_SKIP_NETNS),1)
+RUN_AS_ROOT := --config 'target."cfg(all())".runner = "sudo -E"'
+endif
+endif
+endif
+
+# To build; to make namespaces and interfaces; to send traffic and look at it; to check against another implementation.
+# Where one of several will do, they stand with a bar between them, the one to install first.
+PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpdk-dev dpdk ca-certificates \
+            iproute2 ethtool util-linux \
+            iputils-ping iperf3 tcpdump \
+            python3-scapy
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install the Debian packages that are missing
+	@admin/setup.sh $(foreach package,$(PACKAGES),'$(package)')
+
+run: setup ## watch two gateways carry traffic on this machine
+	$(CARGO) build --release --bin simplon --example demo
+	$(CARGO) run --release --example demo $(RUN_AS_ROOT) -- $(ARGS)
+
+test: setup ## run every test
+	$(CARGO) test --no-default-features
+	RUSTFLAGS='--cfg loom' $(CARGO) test --release --no-default-features --lib loom --target-dir target/loom
+	@if [ '$(SIMPLON_SKIP_NETNS)' = 1 ]; then echo 'SIMPLON_SKIP_NETNS=1: leaving out the tests that need network namespaces.'; fi
+	$(CARGO) test $(RUN_AS_ROOT)
+
+lint: setup ## check format, warnings and the import rule
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
+	admin/check-imports.sh
+
+bench: setup ## run the benchmarks
+	$(CARGO) bench
