@@ -1,5 +1,6 @@
 //! Keeps each SA's sequence numbers on disk ahead of their use: see [`super::state`].
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
@@ -146,6 +147,7 @@ impl Leases {
         if numbers.is_empty() || !self.commit(&numbers) {
             return;
         }
+        self.mark_saved(&numbers);
         for (at, until) in extended {
             let sa = self
                 .leases
@@ -173,23 +175,36 @@ impl Leases {
             .collect();
         numbers.extend(self.seen(sad, writer));
         if self.commit(&numbers) && !numbers.is_empty() {
+            self.mark_saved(&numbers);
             info!(sas = numbers.len(), "sequence numbers saved");
         }
     }
 
-    fn seen(&mut self, sad: &Sad, writer: &Writer) -> Vec<(Direction, KeyFingerprint, u64)> {
-        let mut numbers = Vec::new();
-        for mark in &mut self.marks {
-            let Some(sa) = sad.inbound().get_owned(writer, mark.slot.index()) else {
-                continue;
-            };
+    /// The highest numbers seen that are not on disk.
+    fn seen(&self, sad: &Sad, writer: &Writer) -> Vec<(Direction, KeyFingerprint, u64)> {
+        let unsaved = |mark: &Mark| {
+            let sa = sad.inbound().get_owned(writer, mark.slot.index())?;
             let top = sa.window.top();
-            if top != mark.saved {
-                mark.saved = top;
-                numbers.push((Direction::Inbound, mark.key, top));
+            (top != mark.saved).then_some((Direction::Inbound, mark.key, top))
+        };
+        self.marks.iter().filter_map(unsaved).collect()
+    }
+
+    /// Notes what of `numbers` is on disk now.
+    fn mark_saved(&mut self, numbers: &[(Direction, KeyFingerprint, u64)]) {
+        let seen: HashMap<_, _> = numbers
+            .iter()
+            .filter(|(direction, ..)| *direction == Direction::Inbound)
+            .map(|(_, key, top)| (*key, *top))
+            .collect();
+        if seen.is_empty() {
+            return;
+        }
+        for mark in &mut self.marks {
+            if let Some(top) = seen.get(&mark.key) {
+                mark.saved = *top;
             }
         }
-        numbers
     }
 
     fn commit(&mut self, numbers: &[(Direction, KeyFingerprint, u64)]) -> bool {
@@ -245,6 +260,13 @@ pub fn declare_fresh(policy: &Policy) -> Result<usize, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::aead::{Cipher, KeyMaterial};
+    use crate::ids::Spi;
+    use crate::ipsec::outer::Encapsulation;
+    use crate::ipsec::replay::BlockRun;
+    use crate::ipsec::sa::{InboundParams, InboundSa};
+    use crate::ipsec::selector::Selectors;
+    use crate::rcu::domain;
 
     #[test]
     fn lease_lasts_two_seconds_at_the_present_rate() {
@@ -252,5 +274,52 @@ mod tests {
         // 10 million a second.
         assert_eq!(ahead(200_000, Duration::from_millis(20)), 20_000_000);
         assert_eq!(ahead(u64::MAX, Duration::from_nanos(1)), MAX_AHEAD);
+    }
+
+    #[test]
+    fn number_seen_that_could_not_be_written_is_written_later() {
+        let bytes = zeroize::Zeroizing::new(vec![7; 20]);
+        let key = KeyMaterial::new(Cipher::Aes128Gcm, bytes).expect("20 bytes");
+        let fingerprint = key.fingerprint();
+        let dir = tempfile::TempDir::new().expect("dir");
+        let mut state = StateFile::open_or_create(dir.path()).expect("made");
+        state
+            .add_fresh(&[(Direction::Inbound, fingerprint)])
+            .expect("added");
+        let address = "192.0.2.1".parse().expect("address");
+        let sa = InboundSa::new(InboundParams {
+            spi: Spi::new(0x1000).expect("not reserved"),
+            key: &key,
+            esn: true,
+            window: 64,
+            seen: 0,
+            local: address,
+            remote: address,
+            encapsulation: Encapsulation::None,
+            selectors: Selectors::default(),
+        });
+        assert_ne!(sa.window.commit(BlockRun::new(5)), 0);
+        let (mut writer, _readers) = domain(0);
+        let sad = Sad::new(&writer, 1);
+        assert!(writer.replace(sad.inbound(), 0, Some(Box::new(sa))).is_ok());
+        let now = Instant::now();
+        let mut leases = Leases {
+            state: Err("the disk is away".into()),
+            leases: Vec::new(),
+            marks: Vec::new(),
+            looked: now,
+            saved: now,
+            failing: false,
+        };
+        leases.marks.push(Mark {
+            slot: SaIndex(0),
+            key: fingerprint,
+            saved: 0,
+        });
+        leases.finish(&sad, &writer);
+        leases.state = Ok(state);
+        leases.finish(&sad, &writer);
+        let start = leases.number(Direction::Inbound, fingerprint);
+        assert!(matches!(start, SaStart::At(5)), "{start:?}");
     }
 }
