@@ -99,7 +99,8 @@ impl Ipv6Header {
     /// length.
     ///
     /// # Errors
-    /// `BadExtension` where they run past the end or are more than [`MAX_EXTENSIONS`].
+    /// `BadExtension` where they run past the end, are more than [`MAX_EXTENSIONS`], or name stations still to be
+    /// visited (a routing header with segments left), for which nobody routes here.
     pub fn walk(&self, data: &[u8]) -> Result<Walk, DropReason> {
         let mut next = self.next_header;
         let mut offset = HEADER_LEN;
@@ -124,6 +125,10 @@ impl Ipv6Header {
             };
             let header = data.get(offset..).ok_or(DropReason::BadExtension)?;
             if header.len() < len {
+                return Err(DropReason::BadExtension);
+            }
+            // RFC 8200 section 4.4: a node that does not know the routing type discards what has segments left.
+            if next == protocol::ROUTING && header.get(3) != Some(&0) {
                 return Err(DropReason::BadExtension);
             }
             next = *header.first().ok_or(DropReason::BadExtension)?;
@@ -219,6 +224,18 @@ mod tests {
             walk(&packet(protocol::HOP_BY_HOP, &chain)),
             Err(DropReason::BadExtension)
         );
+    }
+
+    #[test]
+    fn walk_passes_routing_headers_only_at_their_last_station() {
+        let routed = |left| packet(protocol::ROUTING, &[protocol::ESP, 0, 4, left, 0, 0, 0, 0]);
+        assert_eq!(
+            walk(&routed(0)).map(|walk| walk.protocol),
+            Ok(protocol::ESP)
+        );
+        for left in [1, 255] {
+            assert_eq!(walk(&routed(left)), Err(DropReason::BadExtension));
+        }
     }
 
     #[test]

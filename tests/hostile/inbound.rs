@@ -426,6 +426,10 @@ fn ipv6_extensions(rig: &mut Rig<'_>) {
                 bad.push(cut);
             }
         }
+        // A routing header of each type that has stations left.
+        for (kind, left) in [(0, 1), (2, 1), (3, 1), (4, 255), (253, 7)] {
+            bad.push(insert(&frame, ROUTING, &[0, 0, kind, left, 0, 0, 0, 0]));
+        }
         // A fragment header, cut off.
         for keep in 0..8 {
             let mut cut = insert(&frame, 44, &[0; 8]);
