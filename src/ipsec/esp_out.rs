@@ -7,7 +7,6 @@ use crate::bits::{low_8, low_16, low_32};
 use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, SealJob};
 use crate::drop::DropReason;
-use crate::ids::SaIndex;
 use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::SadView;
 use crate::meta::{BURST, PacketKind, PacketMeta};
@@ -18,17 +17,36 @@ use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
 
-/// Gives each live packet a sequence number of its SA, one atomic addition for each run of equal SA.
-pub fn seq_assign_burst(metas: &mut [PacketMeta], sad: SadView<'_>) {
+/// The SA of each packet of a burst, as [`seq_assign_burst`] found it.
+///
+/// A slot may be given another SA at any moment. A number of the old one under the new one's key would be used twice in
+/// the end, so number, headers and key come from the one SA that is held here.
+#[derive(Default)]
+pub struct BurstSas<'g>(ArrayVec<Option<&'g OutboundSa>, BURST>);
+
+impl<'g> BurstSas<'g> {
+    fn push(&mut self, sa: Option<&'g OutboundSa>, packets: usize) {
+        let room = self.0.remaining_capacity();
+        self.0.extend(std::iter::repeat_n(sa, packets.min(room)));
+    }
+
+    /// Never ends: a packet that nothing was found for has none, and is dropped.
+    fn iter(&self) -> impl Iterator<Item = Option<&'g OutboundSa>> {
+        self.0.iter().copied().chain(std::iter::repeat(None))
+    }
+}
+
+/// Gives each live packet a sequence number of its SA, one atomic addition for each run of equal SA. `sas` is empty on
+/// entry and holds the SA of each packet on return.
+pub fn seq_assign_burst<'g>(metas: &mut [PacketMeta], sad: SadView<'g>, sas: &mut BurstSas<'g>) {
     for run in metas.chunk_by_mut(|a, b| a.sa == b.sa) {
-        let Some(slot) = run.first().and_then(|meta| meta.sa) else {
-            continue;
-        };
+        let slot = run.first().and_then(|meta| meta.sa);
         let wanted = run.iter().filter(|meta| meta.is_live()).count();
-        if wanted == 0 {
-            continue;
-        }
-        let Some(sa) = sad.outbound(slot) else {
+        let sa = slot
+            .filter(|_| wanted > 0)
+            .and_then(|slot| sad.outbound(slot));
+        sas.push(sa, run.len());
+        let Some(sa) = sa else {
             for meta in run.iter_mut().filter(|meta| meta.is_live()) {
                 meta.kill(DropReason::SaDown);
             }
@@ -47,17 +65,20 @@ pub fn seq_assign_burst(metas: &mut [PacketMeta], sad: SadView<'_>) {
 
 /// Seals every live packet with its SA and sequence number, in place.
 ///
-/// On entry a packet is the inner IP packet and nothing else. On return it is outer IP, UDP where wanted, SPI and
+/// On entry `sas` is what [`seq_assign_burst`] made of the same burst, and a packet is the inner IP packet and nothing else. On return it is outer IP, UDP where wanted, SPI and
 /// sequence number, IV, ciphertext, ICV. A packet that could not be sealed is dropped: `SaDown` or `NoRoom`; its
 /// sequence number is spent.
-pub fn esp_seal_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], sad: SadView<'_>) {
+pub fn esp_seal_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    sas: &BurstSas<'_>,
+) {
     // Headers and trailers of the whole burst first, text in a second pass: wide loads over bytes just written stall.
-    let mut cache = SaCache::new(sad);
-    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
-        let done = match cache.find(meta.sa) {
+        let done = match sa {
             Some(sa) => encapsulate(sa, packet, meta.kind, meta.seq),
             None => Err(DropReason::SaDown),
         };
@@ -66,13 +87,12 @@ pub fn esp_seal_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta],
         }
     }
     let mut jobs: ArrayVec<SealJob<'_>, BURST> = ArrayVec::new();
-    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
         // What cannot be sealed must not leave: no job, no packet.
-        let queued = cache
-            .find(meta.sa)
+        let queued = sa
             .and_then(|sa| seal_job(sa, packet.data_mut(), meta.seq))
             .is_some_and(|job| jobs.try_push(job).is_ok());
         if !queued {
@@ -81,40 +101,14 @@ pub fn esp_seal_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta],
     }
     aead::seal_burst(&mut jobs);
     drop(jobs);
-    for (packet, meta) in packets.iter_mut().zip(metas.iter()) {
-        if let Some(sa) = cache.find(meta.sa)
+    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter()).zip(sas.iter()) {
+        if let Some(sa) = sa
             && meta.is_live()
             && sa.template.in_udp
             && !sa.template.is_v4()
         {
             fill_udp6_checksum(sa, packet.data_mut());
         }
-    }
-}
-
-/// The last SA found, since packets of one SA come in runs.
-struct SaCache<'g> {
-    sad: SadView<'g>,
-    slot: Option<SaIndex>,
-    sa: Option<&'g OutboundSa>,
-}
-
-impl<'g> SaCache<'g> {
-    fn new(sad: SadView<'g>) -> Self {
-        Self {
-            sad,
-            slot: None,
-            sa: None,
-        }
-    }
-
-    #[inline]
-    fn find(&mut self, slot: Option<SaIndex>) -> Option<&'g OutboundSa> {
-        if slot != self.slot {
-            self.slot = slot;
-            self.sa = slot.and_then(|slot| self.sad.outbound(slot));
-        }
-        self.sa
     }
 }
 
@@ -283,3 +277,90 @@ fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
 }
 
 const _: () = assert!(udp::HEADER_LEN + ipv6::HEADER_LEN + esp::HEADER_LEN + IV_LEN <= 128);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::buf::TestBuf;
+    use crate::crypto::aead::{AeadKey, Cipher, KeyMaterial, OpenJob, open_burst};
+    use crate::drop::Fate;
+    use crate::ids::{SaIndex, Spi};
+    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
+    use crate::ipsec::sa::OutboundParams;
+    use crate::ipsec::sad::Sad;
+    use crate::rcu::domain;
+
+    fn key(fill: u8) -> KeyMaterial {
+        KeyMaterial::new(Cipher::Aes128Gcm, zeroize::Zeroizing::new(vec![fill; 20]))
+            .expect("20 bytes")
+    }
+
+    fn sa(fill: u8, next_seq: u64) -> Option<Box<OutboundSa>> {
+        let sa = OutboundSa::new(&OutboundParams {
+            spi: Spi::new(0x1000 + u32::from(fill)).expect("not reserved"),
+            key: &key(fill),
+            esn: true,
+            next_seq,
+            local: "192.0.2.1".parse().expect("address"),
+            remote: "192.0.2.2".parse().expect("address"),
+            encapsulation: Encapsulation::None,
+            outer: OuterHeader {
+                hop_limit: 64,
+                dscp: Dscp::Copy,
+                df: DontFragment::Copy,
+                ecn: EcnMode::Normal,
+            },
+        });
+        sa.seq.extend_lease(u64::MAX);
+        Some(Box::new(sa))
+    }
+
+    fn burst() -> ([TestBuf; 2], [PacketMeta; 2]) {
+        let mut inner = vec![0u8; 40];
+        inner[0] = 0x45;
+        let meta = PacketMeta {
+            sa: Some(SaIndex(0)),
+            kind: PacketKind::Ipv4,
+            ..PacketMeta::NEW
+        };
+        ([TestBuf::new(&inner), TestBuf::new(&inner)], [meta; 2])
+    }
+
+    #[test]
+    fn sa_replaced_between_stages_gives_no_number_to_the_new_key() {
+        let (mut writer, mut readers) = domain(1);
+        let sad = Sad::new(&writer, 1);
+        assert!(writer.replace(sad.outbound(), 0, sa(1, 700)).is_ok());
+        let guard = readers[0].enter();
+        let view = sad.view(&guard);
+        let (mut packets, mut metas) = burst();
+        let mut sas = BurstSas::default();
+        seq_assign_burst(&mut metas, view, &mut sas);
+        assert!(writer.replace(sad.outbound(), 0, sa(2, 1)).is_ok());
+        esp_seal_burst(&mut packets, &mut metas, &sas);
+        let old = AeadKey::new(&key(1));
+        for (packet, seq) in packets.iter_mut().zip(700u64..) {
+            let data = packet.data_mut();
+            assert_eq!(data[20..24], 0x1001u32.to_be_bytes(), "SPI of the old one");
+            assert_eq!(data[28..36], seq.to_be_bytes(), "number of the old one");
+            let mut jobs = [OpenJob {
+                key: &old,
+                nonce: old.nonce(seq.to_be_bytes()),
+                aad: Aad::extended(0x1001, seq),
+                text: &mut data[36..],
+                authentic: false,
+            }];
+            open_burst(&mut jobs);
+            assert!(jobs[0].authentic, "key of the old one");
+        }
+    }
+
+    #[test]
+    fn packets_that_no_sa_was_found_for_do_not_stay_live() {
+        let (mut packets, mut metas) = burst();
+        esp_seal_burst(&mut packets, &mut metas, &BurstSas::default());
+        for meta in metas {
+            assert_eq!(meta.fate, Fate::Dropped(DropReason::SaDown));
+        }
+    }
+}

@@ -66,8 +66,9 @@ fn seal_burst<B: PacketBuf, P: Probe>(
 ) {
     forward::spd_lookup_burst(packets, metas, view.tables, view.egress, view.sad);
     probe.mark(Stage::Policy);
-    esp_out::seq_assign_burst(metas, view.sad);
+    let mut sas = esp_out::BurstSas::default();
+    esp_out::seq_assign_burst(metas, view.sad, &mut sas);
     probe.mark(Stage::Sequence);
-    esp_out::esp_seal_burst(packets, metas, view.sad);
+    esp_out::esp_seal_burst(packets, metas, &sas);
     probe.mark(Stage::Esp);
 }
