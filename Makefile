@@ -6,12 +6,13 @@ SHELL := bash
 .PHONY: help setup run test lint bench
 
 CARGO ?= cargo
-# Options of the demo, for instance: make run ARGS=--af-xdp
+# Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9'
 ARGS ?=
 
 # Namespaces and raw sockets want root; building does not, so only what is built runs with it. Without
 # sudo the tests that need it fail and say so, and the demo runs in one process.
 RUN_AS_ROOT :=
+RUN_SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 ifneq ($(shell id -u),0)
 ifneq ($(shell command -v sudo),)
 ifneq ($(SIMPLON_SKIP_NETNS),1)
@@ -25,7 +26,7 @@ endif
 PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpdk-dev dpdk ca-certificates \
             iproute2 ethtool util-linux \
             iputils-ping iperf3 tcpdump \
-            python3-scapy
+            python3-scapy tshark
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -39,7 +40,7 @@ run: setup ## watch two gateways carry traffic on this machine
 
 test: setup ## run every test
 	$(CARGO) test --no-default-features
-	RUSTFLAGS='--cfg loom' $(CARGO) test --release --no-default-features --lib loom --target-dir target/loom
+	RUSTFLAGS='--cfg loom' $(CARGO) test --release --no-default-features --lib models --target-dir target/loom
 	@if [ '$(SIMPLON_SKIP_NETNS)' = 1 ]; then echo 'SIMPLON_SKIP_NETNS=1: leaving out the tests that need network namespaces.'; fi
 	$(CARGO) test $(RUN_AS_ROOT)
 
@@ -49,5 +50,7 @@ lint: setup ## check format, warnings and the import rule
 	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
 	admin/check-imports.sh
 
-bench: setup ## run the benchmarks
-	$(CARGO) bench
+bench: setup ## cycles per packet by stage, beside testpmd on the same ports
+	@admin/setup.sh 'dpdk-dev' 'python3'
+	$(CARGO) build --release --bin simplon
+	$(RUN_SUDO) /usr/bin/python3 benches/zero_line.py $(ARGS)
