@@ -5,7 +5,8 @@ mod testbed;
 
 use testbed::{
     Cipher, Encapsulation, Family, PortKind, Result, Testbed, TunnelSpec, assert_balanced,
-    assert_clean_stop, assert_too_big_stops_at_limit, assert_wire_shows_only_esp, run_course,
+    assert_clean_stop, assert_too_big_stops_at_limit, assert_tshark_agrees,
+    assert_wire_shows_only_esp, run_course,
 };
 
 const V4: &[Family] = &[Family::V4];
@@ -100,7 +101,8 @@ fn every_family_and_encapsulation_carries_up_to_its_limit() -> Result<()> {
         };
         let capture = bed.capture(2000)?;
         assert_too_big_stops_at_limit(&bed)?;
-        assert_wire_shows_only_esp(bed.spec(), &capture.frames()?, None)?;
+        let on_wire = assert_wire_shows_only_esp(bed.spec(), &capture.frames()?, None)?;
+        assert_tshark_agrees(&bed, on_wire.iter().sum())?;
         assert_balanced(&bed)?;
         assert_clean_stop(&mut bed)?;
     }

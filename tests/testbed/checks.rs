@@ -27,6 +27,7 @@ pub fn run_course(spec: TunnelSpec, stream_seconds: u32) -> Result<()> {
     assert_pings_all_sizes(&bed)?;
     assert_marker_and_fragments_arrive(&bed)?;
     let on_wire = assert_wire_shows_only_esp(bed.spec(), &capture.frames()?, Some(&MARKER))?;
+    assert_tshark_agrees(&bed, on_wire.iter().sum())?;
     for (site, on_wire) in [Site::West, Site::East].into_iter().zip(on_wire) {
         let sealed = sa_packets(bed.gateway(site), "outbound", site.outbound_spi())?;
         let opened = sa_packets(bed.gateway(site.other()), "inbound", site.outbound_spi())?;
@@ -214,6 +215,54 @@ pub fn assert_wire_shows_only_esp(
         )));
     }
     Ok(counts)
+}
+
+/// Has `tshark` read the last capture: each of its `frames` frames is ESP, in UDP where the tunnel has it, between the
+/// gateways, and no address of a host is in any field that it shows.
+///
+/// # Errors
+/// What differs; or that `tshark` is not there (Debian's package `tshark`).
+pub fn assert_tshark_agrees(bed: &Testbed, frames: u64) -> Result<()> {
+    let fields = [
+        "frame.protocols",
+        "ip.src",
+        "ip.dst",
+        "ipv6.src",
+        "ipv6.dst",
+    ];
+    let mut command = std::process::Command::new("tshark");
+    command
+        .args(["-n", "-T", "fields", "-E", "occurrence=a", "-r"])
+        .arg(bed.dir().join("wire.pcap"))
+        .args(fields.iter().flat_map(|field| ["-e", field]));
+    let output = command
+        .output()
+        .map_err(|why| Failure(format!("tshark (apt-get install tshark): {why}")))?;
+    let spec = bed.spec();
+    let ends = [Site::West, Site::East].map(|site| site.wan_address(spec.outer).to_string());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut seen = 0;
+    for line in text.lines() {
+        let mut columns = line.split('\t');
+        let protocols: Vec<_> = columns.next().unwrap_or_default().split(':').collect();
+        let addresses: Vec<_> = columns.filter(|column| !column.is_empty()).collect();
+        let is_esp = protocols.contains(&"esp")
+            && protocols.contains(&"udp") == (spec.encapsulation == Encapsulation::Udp);
+        let is_outer = addresses.len() == 2
+            && addresses
+                .iter()
+                .all(|address| ends.contains(&(*address).to_owned()));
+        if !is_esp || !is_outer {
+            return Err(Failure(format!(
+                "tshark sees more than ESP between the gateways: {line}"
+            )));
+        }
+        seen += 1;
+    }
+    if seen != frames {
+        return Err(Failure(format!("tshark sees {seen} frames of {frames}")));
+    }
+    Ok(())
 }
 
 /// Whether a frame holds the hosts' addresses, as they stand side by side in an IP header, or the marker.

@@ -39,8 +39,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 pub use capture::{Capture, WireFrame, WireProtocol, captured_frames};
 pub use checks::{
-    assert_balanced, assert_clean_stop, assert_too_big_stops_at_limit, assert_wire_shows_only_esp,
-    is_balanced, run_course, sa_packets, shows_inner_packet,
+    assert_balanced, assert_clean_stop, assert_too_big_stops_at_limit, assert_tshark_agrees,
+    assert_wire_shows_only_esp, is_balanced, run_course, sa_packets, shows_inner_packet,
 };
 pub use gateway::{Exit, Gateway};
 pub use netns::{Netns, command_line, run};
