@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use crate::control::state::{Direction, StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
+use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::Sad;
 use crate::policy::compile::endpoint_sets;
 use crate::policy::model::Policy;
@@ -116,7 +117,7 @@ impl Leases {
         self.looked = Instant::now();
         let mut extended = Vec::new();
         for (at, lease) in self.leases.iter_mut().enumerate() {
-            let Some(sa) = sad.outbound().get_owned(writer, lease.slot.index()) else {
+            let Some(sa) = leased_sa(lease, sad, writer) else {
                 continue;
             };
             let (next, leased) = (sa.seq.next(), sa.seq.leased());
@@ -152,7 +153,7 @@ impl Leases {
             let sa = self
                 .leases
                 .get(at)
-                .and_then(|lease| sad.outbound().get_owned(writer, lease.slot.index()));
+                .and_then(|lease| leased_sa(lease, sad, writer));
             if let Some(sa) = sa {
                 sa.seq.extend_lease(until);
             }
@@ -165,7 +166,7 @@ impl Leases {
             .leases
             .iter()
             .filter_map(|lease| {
-                let sa = sad.outbound().get_owned(writer, lease.slot.index())?;
+                let sa = leased_sa(lease, sad, writer)?;
                 Some((
                     Direction::Outbound,
                     lease.key,
@@ -185,7 +186,8 @@ impl Leases {
         let unsaved = |mark: &Mark| {
             let sa = sad.inbound().get_owned(writer, mark.slot.index())?;
             let top = sa.window.top();
-            (top != mark.saved).then_some((Direction::Inbound, mark.key, top))
+            let is_ours = sa.identity().fingerprint == mark.key;
+            (is_ours && top != mark.saved).then_some((Direction::Inbound, mark.key, top))
         };
         self.marks.iter().filter_map(unsaved).collect()
     }
@@ -229,6 +231,13 @@ impl Leases {
             }
         }
     }
+}
+
+/// The SA that `lease` is for; none where its slot has come to hold another key's.
+fn leased_sa<'w>(lease: &Lease, sad: &'w Sad, writer: &'w Writer) -> Option<&'w OutboundSa> {
+    sad.outbound()
+        .get_owned(writer, lease.slot.index())
+        .filter(|sa| sa.identity().fingerprint == lease.key)
 }
 
 /// How far ahead to lease for an SA that used `used` numbers in `elapsed`.

@@ -12,7 +12,7 @@
 //! is a whole disk or virtual machine taken back to an earlier snapshot, clock included.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -31,8 +31,10 @@ const MAGIC: [u8; 8] = *b"SIMPLON1";
 const HEADER_LEN: usize = 512;
 /// Length of a record, and of the part of the header that means something.
 const RECORD_LEN: usize = 64;
-/// How much later than its last write a file may have been changed: the clocks of file systems are coarse.
-const CHANGE_TOLERANCE_NS: i128 = 1_000_000_000;
+/// How much later than its last write a file may have been changed: the time from reading the clock to the write.
+const CHANGE_TOLERANCE_NS: i128 = 50_000_000;
+/// How often a header is written again whose write came later than half of that, for want of a processor.
+const WRITE_ATTEMPTS: usize = 8;
 /// Most records a file may hold, against nonsense: 1 GiB.
 const MAX_RECORDS: u64 = (1 << 30) / RECORD_LEN as u64;
 
@@ -109,6 +111,7 @@ pub struct StateFile {
     path: PathBuf,
     file: File,
     inode: u64,
+    born_ns: u64,
     /// Place of each record in the file.
     places: HashMap<(Direction, KeyFingerprint), u64>,
     /// The number of each record, as it is on disk.
@@ -165,11 +168,12 @@ impl StateFile {
             .open(&path)
             .map_err(io)?;
         lock(&file, &path)?;
-        let inode = file.metadata().map_err(io)?.ino();
+        let meta = file.metadata().map_err(io)?;
         let mut state = Self {
             path: path.clone(),
             file,
-            inode,
+            inode: meta.ino(),
+            born_ns: born_ns(&meta),
             places: HashMap::new(),
             numbers: Vec::new(),
         };
@@ -195,14 +199,13 @@ impl StateFile {
         file.read_exact_at(&mut bytes, 0)
             .map_err(|_| damaged("header cut short"))?;
         let header = Header::decode(&bytes).ok_or_else(|| damaged("header"))?;
-        if header.inode != meta.ino() {
-            let evidence = format!("inode {} instead of {}", meta.ino(), header.inode);
+        if header.inode != meta.ino() || header.born_ns != born_ns(&meta) {
+            let evidence = "it is a copy".to_owned();
             return Err(StateError::Older { path, evidence });
         }
-        let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
-        let late = changed - i128::from(header.written_ns);
+        let late = changed_after(&meta, header.written_ns);
         if late > CHANGE_TOLERANCE_NS {
-            let evidence = format!("changed {} s after its last write", late / 1_000_000_000);
+            let evidence = format!("changed {} ms after its last write", late / 1_000_000);
             return Err(StateError::Older { path, evidence });
         }
         if header.records > MAX_RECORDS {
@@ -212,6 +215,7 @@ impl StateFile {
             path: path.clone(),
             file,
             inode: header.inode,
+            born_ns: header.born_ns,
             places: HashMap::new(),
             numbers: Vec::new(),
         };
@@ -281,10 +285,10 @@ impl StateFile {
         Ok(added.len())
     }
 
-    /// Writes numbers to disk and syncs: when this returns, they outlive a crash. Keys without a record are skipped.
+    /// Writes numbers to disk and syncs: when this returns, they outlive a crash.
     ///
     /// # Errors
-    /// `Io`; then none of the new numbers may be relied on.
+    /// `Io`, also where a key has no record; then none of the new numbers may be relied on.
     pub fn commit(
         &mut self,
         numbers: &[(Direction, KeyFingerprint, u64)],
@@ -297,9 +301,10 @@ impl StateFile {
 
     fn write(&mut self, numbers: &[(Direction, KeyFingerprint, u64)]) -> io::Result<()> {
         for (direction, key, number) in numbers {
-            let Some(place) = self.places.get(&(*direction, *key)) else {
-                continue;
-            };
+            let place = self
+                .places
+                .get(&(*direction, *key))
+                .ok_or_else(|| io::Error::other("no record of this key"))?;
             self.file.write_all_at(
                 &encode_record(*direction, *key, *number),
                 record_offset(*place),
@@ -311,18 +316,37 @@ impl StateFile {
                 *known = *number;
             }
         }
-        let header = Header {
-            inode: self.inode,
-            written_ns: now_ns(),
-            records: self.numbers.len() as u64,
-        };
-        self.file.write_all_at(&header.encode(), 0)?;
+        self.write_header()?;
         self.file.sync_all()
+    }
+
+    /// Writes the header with the time of this very write: again where the two fall apart.
+    fn write_header(&self) -> io::Result<()> {
+        for _ in 0..WRITE_ATTEMPTS {
+            let header = Header {
+                inode: self.inode,
+                born_ns: self.born_ns,
+                written_ns: now_ns(),
+                records: self.numbers.len() as u64,
+            };
+            self.file.write_all_at(&header.encode(), 0)?;
+            let late = changed_after(&self.file.metadata()?, header.written_ns);
+            if late <= CHANGE_TOLERANCE_NS / 2 {
+                break;
+            }
+        }
+        // If every attempt came too late, the file will be refused, which is the safe side.
+        Ok(())
     }
 }
 
+/// The header's meaning ends here, and its checksum begins.
+const HEADER_BODY: usize = 40;
+
 struct Header {
     inode: u64,
+    /// Birth of the file; 0 where the file system does not know.
+    born_ns: u64,
     written_ns: u64,
     records: u64,
 }
@@ -332,24 +356,41 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.inode.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.written_ns.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.records.to_le_bytes());
-        let sum = digest(&bytes[..32]);
-        bytes[32..48].copy_from_slice(&sum);
+        bytes[16..24].copy_from_slice(&self.born_ns.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.written_ns.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.records.to_le_bytes());
+        let sum = digest(&bytes[..HEADER_BODY]);
+        bytes[HEADER_BODY..HEADER_BODY + 16].copy_from_slice(&sum);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, rest) = bytes.split_at_checked(32)?;
+        let (body, rest) = bytes.split_at_checked(HEADER_BODY)?;
         if body[..8] != MAGIC || rest.get(..16)? != digest(body) {
             return None;
         }
         Some(Self {
             inode: read_u64(body, 8)?,
-            written_ns: read_u64(body, 16)?,
-            records: read_u64(body, 24)?,
+            born_ns: read_u64(body, 16)?,
+            written_ns: read_u64(body, 24)?,
+            records: read_u64(body, 32)?,
         })
     }
+}
+
+/// When the file was made; no copy of it shares that. 0 where the file system does not know.
+fn born_ns(meta: &Metadata) -> u64 {
+    let born = meta.created().ok();
+    let since = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+/// How long after `written_ns` the file was last changed, in nanoseconds.
+fn changed_after(meta: &Metadata, written_ns: u64) -> i128 {
+    let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+    changed - i128::from(written_ns)
 }
 
 fn record_offset(place: u64) -> u64 {

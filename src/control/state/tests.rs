@@ -88,7 +88,7 @@ fn older_copy_is_refused_whether_moved_or_written_back() {
     let path = dir.path().join(FILE_NAME);
     let copy = dir.path().join("copy");
     std::fs::copy(&path, &copy).expect("copy");
-    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(100));
     state
         .commit(&[(Direction::Outbound, fingerprint(1), 500)])
         .expect("synced");
@@ -107,12 +107,31 @@ fn older_copy_is_refused_whether_moved_or_written_back() {
 }
 
 #[test]
+fn copy_that_is_put_back_at_once_is_refused() {
+    let dir = TempDir::new().expect("dir");
+    let mut state = fresh(&dir);
+    let path = dir.path().join(FILE_NAME);
+    let content = std::fs::read(&path).expect("copy");
+    state
+        .commit(&[(Direction::Outbound, fingerprint(1), 500)])
+        .expect("synced");
+    drop(state);
+    // File systems like to give the new file the old one's inode; its birth they do not.
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(&path, content).expect("restored");
+    assert!(matches!(
+        StateFile::open(dir.path()),
+        Err(StateError::Older { .. })
+    ));
+}
+
+#[test]
 fn every_damaged_byte_that_means_something_is_noticed() {
     let dir = TempDir::new().expect("dir");
     drop(fresh(&dir));
     let path = dir.path().join(FILE_NAME);
     let good = std::fs::read(&path).expect("file");
-    let meaning = (0..48).chain(HEADER_LEN..HEADER_LEN + 48);
+    let meaning = (0..56).chain(HEADER_LEN..HEADER_LEN + 48);
     for at in meaning {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
