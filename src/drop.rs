@@ -65,6 +65,7 @@ reasons! {
         SaDown = "sa-down", "The SA of this policy was not started; the log and `show sa` say why.";
         SeqExhausted = "seq-exhausted", "The SA has used its last sequence number and needs a new key.";
         LeaseWait = "lease-wait", "The sequence numbers leased on disk ran out before the next lease was written.";
+        SealFailed = "seal-failed", "The cipher refused the packet; nothing of it was sent.";
         NoRoom = "no-room", "The buffer has no room for the ESP headers or trailer.";
         TooBig = "too-big", "Larger than the MTU of the port it leaves by.";
         NoRoute = "no-route", "No route to the destination out of the paired port.";

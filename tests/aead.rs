@@ -87,9 +87,11 @@ fn seal(messages: &[Message]) -> Vec<Vec<u8>> {
             nonce: message.nonce,
             aad: message.aad(),
             text: text.text_mut(),
+            sealed: false,
         })
         .collect();
     seal_burst(&mut jobs);
+    assert!(jobs.iter().all(|job| job.sealed));
     texts.iter().map(|text| text.text().to_vec()).collect()
 }
 

@@ -62,6 +62,7 @@ impl Victim {
             nonce: self.key.nonce(iv),
             aad: Aad::extended(self.spi, self.seq),
             text: &mut text,
+            sealed: false,
         }]);
         let low = &iv[4..];
         let mut payload = [&self.spi.to_be_bytes(), low, &iv, &text].concat();

@@ -240,8 +240,10 @@ pub struct SealJob<'a> {
     pub nonce: [u8; NONCE_LEN],
     /// What is authenticated beside the text.
     pub aad: Aad,
-    /// On entry plaintext, then [`ICV_LEN`] bytes of any content; on return ciphertext, then the ICV.
+    /// On entry plaintext, then [`ICV_LEN`] bytes of any content; on return ciphertext, then the ICV, where `sealed`.
     pub text: &'a mut [u8],
+    /// Set by [`seal_burst`]: the text is sealed. Where it is not, it may be clear and must not be sent.
+    pub sealed: bool,
 }
 
 /// One packet to open.
@@ -258,10 +260,11 @@ pub struct OpenJob<'a> {
     pub authentic: bool,
 }
 
-/// Seals every job in place. A text shorter than an ICV, which no caller builds, is left as it was.
+/// Seals every job in place and sets its verdict. A text shorter than an ICV is left as it was, not sealed.
 pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
     for job in jobs {
-        job.key
+        job.sealed = job
+            .key
             .portable
             .seal(&job.nonce, job.aad.as_slice(), job.text);
     }

@@ -28,21 +28,19 @@ impl PortableKey {
         }
     }
 
-    /// Seals plaintext and room for the ICV, in place.
-    pub(super) fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) {
+    /// Seals plaintext and room for the ICV, in place; false where that cannot be done.
+    pub(super) fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> bool {
         let Some((plain, icv)) = text.split_last_chunk_mut::<ICV_LEN>() else {
-            return;
+            return false;
         };
         let nonce = nonce.into();
-        let sealed = match self {
+        let tag = match self {
             Self::Aes128(key) => key.encrypt_inout_detached(nonce, aad, plain.into()),
             Self::Aes192(key) => key.encrypt_inout_detached(nonce, aad, plain.into()),
             Self::Aes256(key) => key.encrypt_inout_detached(nonce, aad, plain.into()),
         };
         // The crate refuses only texts over 64 GiB.
-        if let Ok(tag) = sealed {
-            icv.copy_from_slice(&tag);
-        }
+        tag.map(|tag| icv.copy_from_slice(&tag)).is_ok()
     }
 
     /// Opens ciphertext and ICV in place; false, and the text untouched, where the ICV is wrong.

@@ -12,7 +12,7 @@ use crate::drop::DropReason;
 use crate::ipsec::outer::exit_ecn;
 use crate::ipsec::replay::BlockRun;
 use crate::ipsec::sa::InboundSa;
-use crate::ipsec::sad::{SadView, SpiIndex};
+use crate::ipsec::sad::{BurstSas, SadView, SpiIndex};
 use crate::ipsec::selector::{AddressPair, v4, v6};
 use crate::meta::{BURST, PacketKind, PacketMeta};
 use crate::wire::esp::{self, EspHeader};
@@ -25,30 +25,33 @@ const BEFORE: usize = esp::HEADER_LEN + IV_LEN;
 
 /// Finds the SA of every live packet by SPI, and checks that the packet was sent to its address in its encapsulation.
 ///
-/// A packet is a whole outer IP packet whose ESP header is at `esp_offset`. Drops with `Runt`, `NoSa` or
-/// `EncapMismatch`.
-pub fn sad_lookup_burst<B: PacketBuf>(
+/// A packet is a whole outer IP packet whose ESP header is at `esp_offset`. `sas` is empty on entry and holds the SA of
+/// each packet on return. Drops with `Runt`, `NoSa`, `SaDown` or `EncapMismatch`.
+pub fn sad_lookup_burst<'g, B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
     index: &SpiIndex,
-    sad: SadView<'_>,
+    sad: SadView<'g>,
+    sas: &mut BurstSas<'g, InboundSa>,
 ) {
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
-        if !meta.is_live() {
-            continue;
+        let mut found = None;
+        if meta.is_live() {
+            match find_sa(packet.data(), meta, index, sad) {
+                Ok(sa) => found = Some(sa),
+                Err(reason) => meta.kill(reason),
+            }
         }
-        if let Err(reason) = find_sa(packet.data(), meta, index, sad) {
-            meta.kill(reason);
-        }
+        sas.push(found, 1);
     }
 }
 
-fn find_sa(
+fn find_sa<'g>(
     data: &[u8],
     meta: &mut PacketMeta,
     index: &SpiIndex,
-    sad: SadView<'_>,
-) -> Result<(), DropReason> {
+    sad: SadView<'g>,
+) -> Result<&'g InboundSa, DropReason> {
     let payload = data
         .get(usize::from(meta.esp_offset)..)
         .ok_or(DropReason::Runt)?;
@@ -65,7 +68,7 @@ fn find_sa(
     if sa.in_udp != (meta.protocol == protocol::UDP) {
         return Err(DropReason::EncapMismatch);
     }
-    Ok(())
+    Ok(sa)
 }
 
 /// Whether the outer packet was sent to `local`.
@@ -81,13 +84,17 @@ fn is_to(data: &[u8], kind: PacketKind, local: IpAddr) -> bool {
 
 /// Rebuilds the 64-bit sequence number of every live packet and drops early what the window cannot accept:
 /// `ZeroSequence`, `TooOld`, `Replayed`. Moves no window.
-pub fn replay_check_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], sad: SadView<'_>) {
-    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+pub fn replay_check_burst<B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    sas: &BurstSas<'_, InboundSa>,
+) {
+    for ((packet, meta), sa) in packets.iter().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
-        let Some(sa) = meta.sa.and_then(|slot| sad.inbound(slot)) else {
-            meta.kill(DropReason::NoSa);
+        let Some(sa) = sa else {
+            meta.kill(DropReason::SaDown);
             continue;
         };
         match rebuild(sa, packet.data(), meta.esp_offset) {
@@ -118,15 +125,17 @@ fn rebuild(sa: &InboundSa, data: &[u8], esp_offset: u16) -> Result<u64, DropReas
 /// On entry a packet is a whole outer IP packet cut to its length; on return it is the inner IP packet, cut to its own
 /// length (RFC 4303 section 2.7 lets traffic flow padding follow it). Drops with `BadIcv`, `Replayed`, `TooOld`,
 /// `BadPadding`, `BadNextHeader`, `Dummy`, `BadInner`, `CeOnNotEct`.
-pub fn esp_open_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], sad: SadView<'_>) {
+pub fn esp_open_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    sas: &BurstSas<'_, InboundSa>,
+) {
     let mut jobs: ArrayVec<OpenJob<'_>, BURST> = ArrayVec::new();
-    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
-        let queued = meta
-            .sa
-            .and_then(|slot| sad.inbound(slot))
+        let queued = sa
             .and_then(|sa| open_job(sa, packet.data_mut(), meta))
             .is_some_and(|job| jobs.try_push(job).is_ok());
         if !queued {
@@ -144,7 +153,7 @@ pub fn esp_open_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta],
             meta.kill(DropReason::BadIcv);
         }
     }
-    window_commit_burst(metas, sad);
+    window_commit_burst(metas, sas);
     for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
         if !meta.is_live() {
             continue;
@@ -175,29 +184,32 @@ fn open_job<'a>(sa: &'a InboundSa, data: &'a mut [u8], meta: &PacketMeta) -> Opt
 
 /// Commits the verified packets to their windows: one compare-and-swap for each run of packets of one SA and block.
 /// Two copies of a packet may share a burst; the second is dropped here.
-fn window_commit_burst(metas: &mut [PacketMeta], sad: SadView<'_>) {
-    let mut rest = metas;
+fn window_commit_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, InboundSa>) {
+    let (mut rest, mut sas) = (metas, sas.as_slice());
     // Each turn takes at least one packet off the front.
     while let Some(first) = rest.iter().position(PacketMeta::is_live) {
         let (_, tail) = std::mem::take(&mut rest).split_at_mut(first);
+        sas = sas.get(first..).unwrap_or_default();
         let Some(head) = tail.first() else { return };
-        let slot = head.sa;
+        let Some(sa) = sas.first().copied().flatten() else {
+            // Nothing that was opened is without its SA.
+            for meta in tail.iter_mut().filter(|meta| meta.is_live()) {
+                meta.kill(DropReason::SaDown);
+            }
+            return;
+        };
         let mut run = BlockRun::new(head.seq);
         let mut len = 1usize;
-        for meta in tail.iter().skip(1) {
-            if meta.is_live() && (meta.sa != slot || !run.push(meta.seq)) {
+        for (meta, other) in tail.iter().zip(sas).skip(1) {
+            let is_same = other.is_some_and(|other| std::ptr::eq(other, sa));
+            if meta.is_live() && (!is_same || !run.push(meta.seq)) {
                 break;
             }
             len = len.saturating_add(1);
         }
         let (members, after) = tail.split_at_mut(len.min(tail.len()));
         rest = after;
-        let Some(sa) = slot.and_then(|slot| sad.inbound(slot)) else {
-            for meta in members.iter_mut().filter(|meta| meta.is_live()) {
-                meta.kill(DropReason::SaDown);
-            }
-            continue;
-        };
+        sas = sas.get(len..).unwrap_or_default();
         let accepted = sa.window.commit(run);
         for meta in members.iter_mut().filter(|meta| meta.is_live()) {
             if accepted & BlockRun::bit(meta.seq) == 0 {
@@ -306,15 +318,13 @@ fn set_ecn(data: &mut [u8], kind: PacketKind, ecn: u8) {
 pub fn spd_check_inbound_burst<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
-    sad: SadView<'_>,
+    sas: &BurstSas<'_, InboundSa>,
 ) {
-    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+    for ((packet, meta), sa) in packets.iter().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
-        let fits = meta
-            .sa
-            .and_then(|slot| sad.inbound(slot))
+        let fits = sa
             .zip(address_pair(packet.data(), meta.kind))
             .is_some_and(|(sa, addresses)| sa.selectors.admit(addresses));
         if !fits {

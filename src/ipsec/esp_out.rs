@@ -8,7 +8,7 @@ use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, SealJob};
 use crate::drop::DropReason;
 use crate::ipsec::sa::OutboundSa;
-use crate::ipsec::sad::SadView;
+use crate::ipsec::sad::{BurstSas, SadView};
 use crate::meta::{BURST, PacketKind, PacketMeta};
 use crate::wire::esp::{self, EspHeader};
 use crate::wire::ip::protocol;
@@ -17,28 +17,13 @@ use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
 
-/// The SA of each packet of a burst, as [`seq_assign_burst`] found it.
-///
-/// A slot may be given another SA at any moment. A number of the old one under the new one's key would be used twice in
-/// the end, so number, headers and key come from the one SA that is held here.
-#[derive(Default)]
-pub struct BurstSas<'g>(ArrayVec<Option<&'g OutboundSa>, BURST>);
-
-impl<'g> BurstSas<'g> {
-    fn push(&mut self, sa: Option<&'g OutboundSa>, packets: usize) {
-        let room = self.0.remaining_capacity();
-        self.0.extend(std::iter::repeat_n(sa, packets.min(room)));
-    }
-
-    /// Never ends: a packet that nothing was found for has none, and is dropped.
-    fn iter(&self) -> impl Iterator<Item = Option<&'g OutboundSa>> {
-        self.0.iter().copied().chain(std::iter::repeat(None))
-    }
-}
-
 /// Gives each live packet a sequence number of its SA, one atomic addition for each run of equal SA. `sas` is empty on
 /// entry and holds the SA of each packet on return.
-pub fn seq_assign_burst<'g>(metas: &mut [PacketMeta], sad: SadView<'g>, sas: &mut BurstSas<'g>) {
+pub fn seq_assign_burst<'g>(
+    metas: &mut [PacketMeta],
+    sad: SadView<'g>,
+    sas: &mut BurstSas<'g, OutboundSa>,
+) {
     for run in metas.chunk_by_mut(|a, b| a.sa == b.sa) {
         let slot = run.first().and_then(|meta| meta.sa);
         let wanted = run.iter().filter(|meta| meta.is_live()).count();
@@ -65,13 +50,13 @@ pub fn seq_assign_burst<'g>(metas: &mut [PacketMeta], sad: SadView<'g>, sas: &mu
 
 /// Seals every live packet with its SA and sequence number, in place.
 ///
-/// On entry `sas` is what [`seq_assign_burst`] made of the same burst, and a packet is the inner IP packet and nothing else. On return it is outer IP, UDP where wanted, SPI and
-/// sequence number, IV, ciphertext, ICV. A packet that could not be sealed is dropped: `SaDown` or `NoRoom`; its
-/// sequence number is spent.
+/// On entry `sas` is what [`seq_assign_burst`] made of the same burst, and a packet is the inner IP packet and nothing
+/// else. On return it is outer IP, UDP where wanted, SPI and sequence number, IV, ciphertext, ICV. A packet that could
+/// not be sealed is dropped, `SaDown`, `NoRoom` or `SealFailed`, and its sequence number is spent.
 pub fn esp_seal_burst<B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
-    sas: &BurstSas<'_>,
+    sas: &BurstSas<'_, OutboundSa>,
 ) {
     // Headers and trailers of the whole burst first, text in a second pass: wide loads over bytes just written stall.
     for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
@@ -100,7 +85,15 @@ pub fn esp_seal_burst<B: PacketBuf>(
         }
     }
     aead::seal_burst(&mut jobs);
+    // One job for each live packet, in order.
+    let verdicts: ArrayVec<bool, BURST> = jobs.iter().map(|job| job.sealed).take(BURST).collect();
     drop(jobs);
+    let mut verdicts = verdicts.into_iter();
+    for meta in metas.iter_mut().filter(|meta| meta.is_live()) {
+        if verdicts.next() != Some(true) {
+            meta.kill(DropReason::SealFailed);
+        }
+    }
     for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter()).zip(sas.iter()) {
         if let Some(sa) = sa
             && meta.is_live()
@@ -253,6 +246,7 @@ fn seal_job<'a>(sa: &'a OutboundSa, data: &'a mut [u8], seq: u64) -> Option<Seal
         nonce: sa.key.nonce(seq.to_be_bytes()),
         aad,
         text,
+        sealed: false,
     })
 }
 

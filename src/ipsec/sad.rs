@@ -3,10 +3,12 @@
 //! SAs stand apart from the published tables, so that a new policy resets no counter; installing or replacing one is
 //! one pointer store.
 
+use arrayvec::ArrayVec;
 use rustc_hash::FxHashMap;
 
 use crate::ids::{SaIndex, Spi};
 use crate::ipsec::sa::{InboundSa, OutboundSa};
+use crate::meta::BURST;
 use crate::rcu::{Guard, Slots, Writer};
 
 /// All SAs of a gateway.
@@ -59,6 +61,37 @@ impl<'g> SadView<'g> {
     #[inline]
     pub fn inbound(&self, slot: SaIndex) -> Option<&'g InboundSa> {
         self.sad.inbound.get(self.guard, slot.index())
+    }
+}
+
+/// The SA of each packet of a burst, as it was found once.
+///
+/// A slot may be given another SA at any moment. A number of the old one under the new one's key would be used twice in
+/// the end, and a packet that the old one verified must not move the new one's window; so whatever is done with a packet
+/// is done with the one SA that is held here.
+pub struct BurstSas<'g, S>(ArrayVec<Option<&'g S>, BURST>);
+
+impl<S> Default for BurstSas<'_, S> {
+    fn default() -> Self {
+        Self(ArrayVec::new())
+    }
+}
+
+impl<'g, S> BurstSas<'g, S> {
+    /// Notes the SA of the next `packets` packets.
+    pub(super) fn push(&mut self, sa: Option<&'g S>, packets: usize) {
+        let room = self.0.remaining_capacity();
+        self.0.extend(std::iter::repeat_n(sa, packets.min(room)));
+    }
+
+    /// One for each packet that was noted.
+    pub(super) fn as_slice(&self) -> &[Option<&'g S>] {
+        &self.0
+    }
+
+    /// Never ends: a packet that nothing was found for has none, and is dropped.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Option<&'g S>> {
+        self.0.iter().copied().chain(std::iter::repeat(None))
     }
 }
 

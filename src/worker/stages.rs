@@ -1,7 +1,8 @@
 //! The stages between rx and tx in their order, over any buffers: what a burst goes through in each direction.
 
 use crate::buf::PacketBuf;
-use crate::ipsec::{esp_in, esp_out, sad::SadView};
+use crate::ipsec::sad::{BurstSas, SadView};
+use crate::ipsec::{esp_in, esp_out};
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
@@ -47,13 +48,14 @@ fn open_burst<B: PacketBuf, P: Probe>(
     view: View<'_>,
     probe: &mut P,
 ) {
-    esp_in::sad_lookup_burst(packets, metas, &view.tables.spis, view.sad);
+    let mut sas = BurstSas::default();
+    esp_in::sad_lookup_burst(packets, metas, &view.tables.spis, view.sad, &mut sas);
     probe.mark(Stage::SaLookup);
-    esp_in::replay_check_burst(packets, metas, view.sad);
+    esp_in::replay_check_burst(packets, metas, &sas);
     probe.mark(Stage::Sequence);
-    esp_in::esp_open_burst(packets, metas, view.sad);
+    esp_in::esp_open_burst(packets, metas, &sas);
     probe.mark(Stage::Esp);
-    esp_in::spd_check_inbound_burst(packets, metas, view.sad);
+    esp_in::spd_check_inbound_burst(packets, metas, &sas);
     probe.mark(Stage::Policy);
     forward::route_burst(packets, metas, view.tables, view.egress);
 }
@@ -66,7 +68,7 @@ fn seal_burst<B: PacketBuf, P: Probe>(
 ) {
     forward::spd_lookup_burst(packets, metas, view.tables, view.egress, view.sad);
     probe.mark(Stage::Policy);
-    let mut sas = esp_out::BurstSas::default();
+    let mut sas = BurstSas::default();
     esp_out::seq_assign_burst(metas, view.sad, &mut sas);
     probe.mark(Stage::Sequence);
     esp_out::esp_seal_burst(packets, metas, &sas);

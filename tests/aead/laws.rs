@@ -168,6 +168,7 @@ fn text_too_short_for_an_icv_is_refused_and_not_sealed() {
             nonce: [0; 12],
             aad: Aad::short(0x1001, 1),
             text: &mut text,
+            sealed: false,
         }]);
         assert_eq!(text, vec![0x5a; len]);
     }

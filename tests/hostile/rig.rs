@@ -252,6 +252,7 @@ impl<'p> Gateway<'p> {
                 Aad::short(spi, seq as u32)
             },
             text: &mut sealed,
+            sealed: false,
         }]);
         let mut esp = spi.to_be_bytes().to_vec();
         esp.extend((seq as u32).to_be_bytes());
