@@ -115,7 +115,6 @@ fn sa_with_an_old_copy_of_its_lease_stays_down() -> Result<()> {
     bed.west.wait_ready(READY_TIMEOUT)?;
     assert_ping_passes(&bed)?;
     bed.west.stop()?;
-    wait_for_coarse_clocks();
     std::fs::remove_dir_all(bed.west.state_dir())?;
     copy(&aside, bed.west.state_dir())?;
     bed.west.start()?;
@@ -133,17 +132,10 @@ fn old_copy_written_over_its_lease_after_a_crash_is_refused_too() -> Result<()> 
     copy(bed.west.state_dir(), &aside)?;
     assert_ping_passes(&bed)?;
     bed.west.kill9()?;
-    wait_for_coarse_clocks();
     copy(&aside.join("."), bed.west.state_dir())?;
     bed.west.start()?;
     bed.west.wait_ready(READY_TIMEOUT)?;
     assert_sa_is_down(&mut bed)
-}
-
-/// File systems' clocks are coarse, so the gateway forgives a second between its last write and the file's last change
-/// (`control/state.rs`): within it an old copy that lands in the same inode is taken for the file itself.
-fn wait_for_coarse_clocks() {
-    std::thread::sleep(Duration::from_millis(1200));
 }
 
 /// Copies as an operator's backup would: times and modes and all.
