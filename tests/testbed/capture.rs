@@ -1,4 +1,4 @@
-//! What passes on the wire between the gateways: `tcpdump` writes it down, and a small reader reads it back.
+//! What passes on the wire between the gateways: `tcpdump` writes it down, and it is read back here.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
+use pcap_file::PcapError;
+use pcap_file::pcap::PcapReader;
 use rustix::process::Signal;
 
 use super::{Failure, Result, Testbed, send_signal};
@@ -147,29 +149,21 @@ impl Drop for Capture {
     }
 }
 
-/// Reads a capture file (the classic format, microseconds, written on a machine with this byte order).
+/// Reads a capture file. One that was cut short, as by a crash, ends with its last whole frame.
 ///
 /// # Errors
 /// Where it is not such a file.
 pub fn captured_frames(file: &Path) -> Result<Vec<WireFrame>> {
-    let bytes = fs::read(file)?;
-    let not_pcap = || Failure(format!("{} is not a capture file", file.display()));
-    let word = |at: &[u8]| at.first_chunk().map(|four| u32::from_ne_bytes(*four));
-    let (header, mut rest) = bytes.split_at_checked(24).ok_or_else(not_pcap)?;
-    if word(header) != Some(0xa1b2_c3d4) || word(&header[20..]) != Some(1) {
-        return Err(not_pcap());
-    }
+    let not_pcap = |why| Failure(format!("{}: {why}", file.display()));
+    let mut reader = PcapReader::new(BufReader::new(fs::File::open(file)?)).map_err(not_pcap)?;
     let mut frames = Vec::new();
-    while let Some((record, after)) = rest.split_at_checked(16) {
-        let (captured, length) = (
-            word(&record[8..]).unwrap_or(0),
-            word(&record[12..]).unwrap_or(0),
-        );
-        let Some((frame, after)) = after.split_at_checked(captured as usize) else {
-            break;
-        };
-        frames.push(WireFrame::parse(frame, length));
-        rest = after;
+    // Raw, for otherwise a frame that was longer than the snapshot is an error.
+    while let Some(packet) = reader.next_raw_packet() {
+        match packet {
+            Ok(packet) => frames.push(WireFrame::parse(&packet.data, packet.orig_len)),
+            Err(PcapError::IncompleteBuffer) => break,
+            Err(why) => return Err(not_pcap(why)),
+        }
     }
     Ok(frames)
 }
