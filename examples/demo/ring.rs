@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// How long traffic runs.
 const SECONDS: u64 = 8;
 /// Packets on their way at one time: fewer than any ring holds, so nothing is lost for want of room.
-const IN_FLIGHT: u64 = 512;
+const IN_FLIGHT: u64 = 1536;
 /// Lengths of the inner packets, in turn.
 const SIZES: [usize; 4] = [64, 576, 1000, 1420];
 /// MAC addresses of a gateway's two ports: rings have none, so each gets one by its place in the policy.
