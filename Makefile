@@ -26,7 +26,7 @@ endif
 PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpdk-dev dpdk ca-certificates \
             iproute2 ethtool util-linux \
             iputils-ping iperf3 tcpdump \
-            python3-scapy tshark
+            python3-scapy python3-cryptography tshark
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile

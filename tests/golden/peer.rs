@@ -10,8 +10,7 @@ use crate::rig::{hex, unhex};
 /// Debian's own, for which `python3-scapy` is packaged; another `python3` may come first in `PATH`.
 const PYTHON: &str = "/usr/bin/python3";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/peer.py");
-const INSTALL: &str =
-    "the golden tests need Python and scapy: install the Debian package `python3-scapy`";
+const INSTALL: &str = "the golden tests need Python and scapy: install the Debian packages `python3-scapy` and `python3-cryptography`";
 
 /// What an inner packet carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
