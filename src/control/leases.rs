@@ -273,7 +273,7 @@ mod tests {
     use crate::ids::Spi;
     use crate::ipsec::outer::Encapsulation;
     use crate::ipsec::replay::BlockRun;
-    use crate::ipsec::sa::{InboundParams, InboundSa};
+    use crate::ipsec::sa::{InboundParams, InboundSa, SaParams};
     use crate::ipsec::selector::Selectors;
     use crate::rcu::domain;
 
@@ -297,14 +297,16 @@ mod tests {
             .expect("added");
         let address = "192.0.2.1".parse().expect("address");
         let sa = InboundSa::new(InboundParams {
-            spi: Spi::new(0x1000).expect("not reserved"),
-            key: &key,
-            esn: true,
+            sa: SaParams {
+                spi: Spi::new(0x1000).expect("not reserved"),
+                key: &key,
+                esn: true,
+                local: address,
+                remote: address,
+                encapsulation: Encapsulation::None,
+            },
             window: 64,
             seen: 0,
-            local: address,
-            remote: address,
-            encapsulation: Encapsulation::None,
             selectors: Selectors::default(),
         });
         assert_ne!(sa.window.commit(BlockRun::new(5)), 0);

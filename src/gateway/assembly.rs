@@ -10,11 +10,12 @@ use crate::control::leases::{Leases, SaStart};
 use crate::control::report::SaRow;
 use crate::dpdk::port::StartedPort;
 use crate::ids::SaIndex;
-use crate::ipsec::sa::SaIdentity;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
-use crate::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
-use crate::policy::model::{EndpointSet, MacAddr};
+use crate::policy::compile::{
+    Topology, compile, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
+};
+use crate::policy::model::MacAddr;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Lane, Shared, Worker};
@@ -88,12 +89,11 @@ pub fn assemble<'p>(
 fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Leases) -> Vec<SaRow> {
     let mut rows = Vec::new();
     for (slot, _, tunnel, set) in endpoint_sets(policy) {
-        let (outbound, inbound) = identities(set);
         let mut row = SaRow {
             tunnel: tunnel.name.clone(),
             slot,
-            outbound,
-            inbound,
+            outbound: outbound_params(set).identity(),
+            inbound: inbound_params(set).identity(),
             outbound_refused: None,
             inbound_refused: None,
         };
@@ -131,26 +131,6 @@ fn refused(row: &SaRow, slot: SaIndex, direction: &str, reason: String) -> Strin
     };
     error!(tunnel = row.tunnel, direction, %spi, slot = slot.0, "SA is not started: {reason}");
     reason
-}
-
-fn identities(set: &EndpointSet) -> (SaIdentity, SaIdentity) {
-    let outbound = SaIdentity {
-        spi: set.outbound.spi,
-        cipher: set.outbound.key.cipher(),
-        fingerprint: set.outbound.key.fingerprint(),
-        local: set.local,
-        remote: set.remote,
-        encapsulation: set.encapsulation,
-        esn: set.outbound.esn,
-    };
-    let inbound = SaIdentity {
-        spi: set.inbound.spi,
-        cipher: set.inbound.key.cipher(),
-        fingerprint: set.inbound.key.fingerprint(),
-        esn: set.inbound.esn,
-        ..outbound.clone()
-    };
-    (outbound, inbound)
 }
 
 fn make_workers<'p>(

@@ -280,7 +280,7 @@ mod tests {
     use crate::drop::Fate;
     use crate::ids::{SaIndex, Spi};
     use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
-    use crate::ipsec::sa::OutboundParams;
+    use crate::ipsec::sa::{OutboundParams, SaParams};
     use crate::ipsec::sad::Sad;
     use crate::rcu::domain;
 
@@ -291,13 +291,15 @@ mod tests {
 
     fn sa(fill: u8, next_seq: u64) -> Option<Box<OutboundSa>> {
         let sa = OutboundSa::new(&OutboundParams {
-            spi: Spi::new(0x1000 + u32::from(fill)).expect("not reserved"),
-            key: &key(fill),
-            esn: true,
+            sa: SaParams {
+                spi: Spi::new(0x1000 + u32::from(fill)).expect("not reserved"),
+                key: &key(fill),
+                esn: true,
+                local: "192.0.2.1".parse().expect("address"),
+                remote: "192.0.2.2".parse().expect("address"),
+                encapsulation: Encapsulation::None,
+            },
             next_seq,
-            local: "192.0.2.1".parse().expect("address"),
-            remote: "192.0.2.2".parse().expect("address"),
-            encapsulation: Encapsulation::None,
             outer: OuterHeader {
                 hop_limit: 64,
                 dscp: Dscp::Copy,

@@ -24,22 +24,28 @@ use crate::wire::{checksum, esp, ipv4, ipv6, udp};
 /// Longest run of headers before the ciphertext, in bytes: IPv6, UDP, ESP, IV.
 pub const MAX_TEMPLATE: usize = ipv6::HEADER_LEN + udp::HEADER_LEN + esp::HEADER_LEN + IV_LEN;
 
-/// What makes an outbound SA.
-pub struct OutboundParams<'a> {
-    /// The peer's SPI.
+/// What every SA is made of.
+pub struct SaParams<'a> {
+    /// SPI: the peer's outbound, ours inbound.
     pub spi: Spi,
     /// Key and salt.
     pub key: &'a KeyMaterial,
     /// Extended sequence numbers.
     pub esn: bool,
-    /// First sequence number to use; 1 for a fresh key.
-    pub next_seq: u64,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address, same family.
     pub remote: IpAddr,
     /// ESP as it is, or in UDP.
     pub encapsulation: Encapsulation,
+}
+
+/// What makes an outbound SA.
+pub struct OutboundParams<'a> {
+    /// What it shares with an inbound one.
+    pub sa: SaParams<'a>,
+    /// First sequence number to use; 1 for a fresh key.
+    pub next_seq: u64,
     /// How outer headers are built.
     pub outer: OuterHeader,
 }
@@ -61,22 +67,12 @@ pub struct OutboundSa {
 
 /// What makes an inbound SA.
 pub struct InboundParams<'a> {
-    /// Our SPI.
-    pub spi: Spi,
-    /// Key and salt.
-    pub key: &'a KeyMaterial,
-    /// Extended sequence numbers.
-    pub esn: bool,
+    /// What it shares with an outbound one.
+    pub sa: SaParams<'a>,
     /// Anti-replay window, in packets.
     pub window: u32,
     /// Sequence numbers up to here count as seen; 0 for a fresh key.
     pub seen: u64,
-    /// Our outer address.
-    pub local: IpAddr,
-    /// The peer's outer address, same family.
-    pub remote: IpAddr,
-    /// ESP as it is, or in UDP.
-    pub encapsulation: Encapsulation,
     /// What it may carry.
     pub selectors: Selectors,
 }
@@ -117,6 +113,21 @@ pub struct SaIdentity {
     pub esn: bool,
 }
 
+impl SaParams<'_> {
+    /// What names the SA to people.
+    pub fn identity(&self) -> SaIdentity {
+        SaIdentity {
+            spi: self.spi,
+            cipher: self.key.cipher(),
+            fingerprint: self.key.fingerprint(),
+            local: self.local,
+            remote: self.remote,
+            encapsulation: self.encapsulation,
+            esn: self.esn,
+        }
+    }
+}
+
 /// Headers of every packet of one outbound SA, complete but for what changes from packet to packet.
 pub(super) struct Template {
     pub(super) bytes: [u8; MAX_TEMPLATE],
@@ -134,22 +145,14 @@ impl OutboundSa {
     /// An SA with nothing leased yet: it seals once `seq` has been given a lease.
     pub fn new(params: &OutboundParams<'_>) -> Self {
         Self {
-            key: AeadKey::new(params.key),
+            key: AeadKey::new(params.sa.key),
             template: Template::new(params),
             outer: params.outer,
-            spi: params.spi.get(),
-            esn: params.esn,
-            seq: SeqAllocator::new(params.next_seq, params.esn),
+            spi: params.sa.spi.get(),
+            esn: params.sa.esn,
+            seq: SeqAllocator::new(params.next_seq, params.sa.esn),
             counters: SaCounters::default(),
-            identity: SaIdentity {
-                spi: params.spi,
-                cipher: params.key.cipher(),
-                fingerprint: params.key.fingerprint(),
-                local: params.local,
-                remote: params.remote,
-                encapsulation: params.encapsulation,
-                esn: params.esn,
-            },
+            identity: params.sa.identity(),
         }
     }
 
@@ -181,23 +184,15 @@ impl InboundSa {
     /// An SA whose window stands behind `params.seen`.
     pub fn new(params: InboundParams<'_>) -> Self {
         Self {
-            key: AeadKey::new(params.key),
-            spi: params.spi.get(),
-            esn: params.esn,
-            in_udp: params.encapsulation != Encapsulation::None,
-            local: params.local,
+            key: AeadKey::new(params.sa.key),
+            spi: params.sa.spi.get(),
+            esn: params.sa.esn,
+            in_udp: params.sa.encapsulation != Encapsulation::None,
+            local: params.sa.local,
             selectors: params.selectors,
             window: ReplayWindow::new(params.window, params.seen),
             counters: SaCounters::default(),
-            identity: SaIdentity {
-                spi: params.spi,
-                cipher: params.key.cipher(),
-                fingerprint: params.key.fingerprint(),
-                local: params.local,
-                remote: params.remote,
-                encapsulation: params.encapsulation,
-                esn: params.esn,
-            },
+            identity: params.sa.identity(),
         }
     }
 
@@ -209,7 +204,7 @@ impl InboundSa {
 
 impl Template {
     fn new(params: &OutboundParams<'_>) -> Self {
-        let (in_udp, ports) = match params.encapsulation {
+        let (in_udp, ports) = match params.sa.encapsulation {
             Encapsulation::None => (false, (0, 0)),
             Encapsulation::Udp {
                 local_port,
@@ -218,7 +213,7 @@ impl Template {
         };
         let next = if in_udp { protocol::UDP } else { protocol::ESP };
         let mut headers = Vec::with_capacity(MAX_TEMPLATE);
-        let sum = match (params.local, params.remote) {
+        let sum = match (params.sa.local, params.sa.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 let header = Ipv4Header {
                     version_ihl: 0x45,
@@ -260,7 +255,7 @@ impl Template {
             headers.extend_from_slice(header.as_bytes());
         }
         let header = EspHeader {
-            spi: params.spi.get().into(),
+            spi: params.sa.spi.get().into(),
             seq: 0.into(),
         };
         headers.extend_from_slice(header.as_bytes());

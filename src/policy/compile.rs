@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::ids::{NextHopIndex, PortIndex, SaIndex, TunnelIndex};
 use crate::ipsec::outer::Encapsulation;
-use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa};
+use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::selector::{PrefixSet, Selectors};
 use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
@@ -33,16 +33,35 @@ pub fn endpoint_sets(
         .map(|(slot, (at, tunnel, set))| (SaIndex(slot), at, tunnel, set))
 }
 
-/// The SA that seals for `set`, beginning at `next_seq`, with nothing leased.
-pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
-    OutboundSa::new(&OutboundParams {
+/// What the SA that seals for `set` is made of.
+pub fn outbound_params(set: &EndpointSet) -> SaParams<'_> {
+    SaParams {
         spi: set.outbound.spi,
         key: &set.outbound.key,
         esn: set.outbound.esn,
-        next_seq,
         local: set.local,
         remote: set.remote,
         encapsulation: set.encapsulation,
+    }
+}
+
+/// What the SA that opens for `set` is made of.
+pub fn inbound_params(set: &EndpointSet) -> SaParams<'_> {
+    SaParams {
+        spi: set.inbound.spi,
+        key: &set.inbound.key,
+        esn: set.inbound.esn,
+        local: set.local,
+        remote: set.remote,
+        encapsulation: set.encapsulation,
+    }
+}
+
+/// The SA that seals for `set`, beginning at `next_seq`, with nothing leased.
+pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
+    OutboundSa::new(&OutboundParams {
+        sa: outbound_params(set),
+        next_seq,
         outer: set.outer,
     })
 }
@@ -50,14 +69,9 @@ pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
 /// The SA that opens for `set`, in which every number up to `seen` counts as seen.
 pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
     InboundSa::new(InboundParams {
-        spi: set.inbound.spi,
-        key: &set.inbound.key,
-        esn: set.inbound.esn,
+        sa: inbound_params(set),
         window: set.inbound.window,
         seen,
-        local: set.local,
-        remote: set.remote,
-        encapsulation: set.encapsulation,
         selectors: Selectors {
             local: PrefixSet::new(&tunnel.local_networks),
             remote: PrefixSet::new(&tunnel.remote_networks),
