@@ -11,7 +11,7 @@ mod log;
 mod run;
 mod show;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -129,8 +129,9 @@ pub fn main() -> ExitCode {
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut script);
+            print(&script)
         }
     };
     match done {
@@ -150,6 +151,14 @@ struct Failure(String);
 impl Failure {
     fn new(message: impl std::fmt::Display) -> Self {
         Self(format!("simplon: {message}\n"))
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(error)),
+        _ => Ok(()),
     }
 }
 

@@ -1,13 +1,11 @@
 //! `simplon show`: tables for people, JSON for machines.
 
-use std::io::Write;
-
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Failure, ShowArgs, What, client};
+use super::{Failure, ShowArgs, What, client, print};
 use crate::control::protocol::Method;
 use crate::control::report::{DropsReport, PortsReport, SaReport, WorkersReport};
 
@@ -30,11 +28,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
             What::Workers => workers(&read(result)?),
         }
     };
-    // A reader that has seen enough (`| head`) is no failure.
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(error)),
-        _ => Ok(()),
-    }
+    print(text.as_bytes())
 }
 
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
