@@ -27,6 +27,8 @@ const KEYS: &[&Key] = &[
     &LAB_KEYS,
 ];
 
+/// Longest name of a gateway, in characters: as long as a file prefix of DPDK's may be (`Eal::NAME_MAX`).
+const MAX_NAME_LEN: usize = 32;
 /// The highest core number that DPDK takes, plus one.
 const MAX_CORES: u32 = 1024;
 /// Longest path of a Unix socket on Linux, in bytes, without the NUL that ends it.
@@ -59,7 +61,7 @@ pub(super) fn read(table: Option<&Table<'_>>, faults: &mut Faults<'_>) -> Gatewa
     table.refuse_unknown(KEYS, &[], faults);
     let name = table
         .need(&NAME, faults)
-        .and_then(|value| network::name(&value, faults));
+        .and_then(|value| network::name_up_to(MAX_NAME_LEN, &value, faults));
     let workers = table
         .need(&WORKERS, faults)
         .and_then(|value| workers(&value, faults));

@@ -15,15 +15,21 @@ const MAX_NAME_LEN: usize = 63;
 
 /// A name: letters, digits, `-` and `_`, beginning with a letter or digit.
 pub(super) fn name<'a>(value: &Value<'a>, faults: &mut Faults<'_>) -> Option<At<&'a str>> {
+    name_up_to(MAX_NAME_LEN, value, faults)
+}
+
+/// A name of at most `longest` characters.
+pub(super) fn name_up_to<'a>(
+    longest: usize,
+    value: &Value<'a>,
+    faults: &mut Faults<'_>,
+) -> Option<At<&'a str>> {
     let text = value.text(faults)?;
     let good_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let wrong = if text.value.is_empty() {
         "a name has at least one character".to_owned()
-    } else if text.value.chars().count() > MAX_NAME_LEN {
-        format!(
-            "{} has more than {MAX_NAME_LEN} characters",
-            quoted(text.value)
-        )
+    } else if text.value.chars().count() > longest {
+        format!("{} has more than {longest} characters", quoted(text.value))
     } else if let Some(bad) = text.value.chars().find(|&c| !good_char(c)) {
         format!("{} has the character {bad:?}", quoted(text.value))
     } else if !text.value.starts_with(|c: char| c.is_ascii_alphanumeric()) {
@@ -34,9 +40,8 @@ pub(super) fn name<'a>(value: &Value<'a>, faults: &mut Faults<'_>) -> Option<At<
     } else {
         return Some(text);
     };
-    let help = format!(
-        "write 1 to {MAX_NAME_LEN} letters, digits, - and _, beginning with a letter or digit"
-    );
+    let help =
+        format!("write 1 to {longest} letters, digits, - and _, beginning with a letter or digit");
     faults.add(Fault::new(&text.span, wrong).help(help));
     None
 }

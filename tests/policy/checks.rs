@@ -177,6 +177,13 @@ fn gateway() {
             &[("-west", "begin with a letter")],
         ),
         case(
+            &[(
+                "name = \"west\"",
+                "name = \"west-0123456789-0123456789-012345\"",
+            )],
+            &[("west-", "more than 32 characters")],
+        ),
+        case(
             &[("workers = [1, 2]", "workers = []")],
             &[("workers = ", "empty")],
         ),
