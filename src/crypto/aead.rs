@@ -7,7 +7,6 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::portable::PortableKey;
@@ -93,11 +92,6 @@ impl KeyFingerprint {
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
-
-    /// Lower-case hexadecimal, for file names and logs.
-    pub fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 /// Key and salt of one SA as they were given (RFC 4106 section 8.1). Zeroised when dropped, never printed.
@@ -156,11 +150,6 @@ impl KeyMaterial {
         let mut out = [0; 16];
         out.copy_from_slice(&digest[..16]);
         KeyFingerprint(out)
-    }
-
-    /// Whether both hold the same AES key under the same cipher, in time that does not depend on the keys.
-    pub fn same_key(&self, other: &Self) -> bool {
-        self.cipher == other.cipher && bool::from(self.key.ct_eq(&other.key))
     }
 }
 

@@ -17,6 +17,7 @@ use super::model::{
 };
 use super::network;
 use crate::crypto::aead::SALT_LEN;
+use crate::wire::udp::PORT_NAT_T;
 
 const NAME: Key = Key::new("name", "name = \"west-east\"");
 const LOCAL_NETWORKS: Key = Key::new("local_networks", "local_networks = [\"10.1.0.0/16\"]");
@@ -57,7 +58,7 @@ const ENDPOINT_KEYS: &[&Key] = &[
 
 /// Networks on one side of a tunnel.
 const MAX_NETWORKS: usize = 256;
-const DEFAULT_UDP_PORT: u16 = 4500;
+const DEFAULT_UDP_PORT: u16 = PORT_NAT_T;
 const DEFAULT_HOP_LIMIT: u8 = 64;
 
 /// One tunnel as far as it could be read.

@@ -203,8 +203,9 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
     }
 }
 
-/// Hands punted packets to the control side, in the order they came. `dead` holds the packets of `metas` that are not live, in order; what is
-/// left in it afterwards is to be freed. A packet that the ring has no room for is dropped as `PuntFull`.
+/// Hands punted packets to the control side, in the order they came. `dead` holds the packets of `metas` that are not
+/// live, in order; what is left in it afterwards is to be freed. A packet that the ring has no room for is dropped as
+/// `PuntFull`.
 fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, shared: &Shared<'p>) {
     if !metas
         .iter()
