@@ -20,7 +20,7 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         .map(|tunnel| tunnel.endpoints.len() * 2)
         .sum();
     println!(
-        "{}: good: gateway {}, {} ports, {} tunnels, {sas} SAs",
+        "{}: good: gateway {}; ports: {}, tunnels: {}, SAs: {sas}",
         file.display(),
         policy.gateway.name,
         policy.ports.len(),

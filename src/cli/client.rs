@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Failure, check};
 use crate::control::protocol::{Method, Response, request_line};
+use crate::policy;
 
 /// Where sockets are looked for when none is named.
 const SOCKET_DIR: &str = "/run/simplon";
@@ -25,7 +26,11 @@ pub(super) fn socket_path(
         return Ok(socket.to_owned());
     }
     if let Some(config) = config {
-        return Ok(check::load(config)?.gateway.control_socket);
+        // Without its keys where possible: they may be in the environment of the gateway alone.
+        return match policy::control_socket(config) {
+            Some(socket) => Ok(socket),
+            None => Ok(check::load(config)?.gateway.control_socket),
+        };
     }
     let is_socket = |path: &PathBuf| {
         path.metadata()

@@ -134,11 +134,11 @@ fn sas(report: &SaReport) -> String {
             sa.bytes.to_string(),
             dropped.to_string(),
         ]);
-        if let Some(reason) = &sa.reason {
-            reasons.push_str(&format!(
-                "\n{} {} {}: {reason}\n",
-                sa.tunnel, sa.direction, sa.spi
-            ));
+        // One cause is often that of every SA: told once.
+        if let Some(reason) = &sa.reason
+            && !reasons.contains(reason.as_str())
+        {
+            reasons.push_str(&format!("\nrefused: {reason}\n"));
         }
     }
     finish(&table) + &reasons

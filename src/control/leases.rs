@@ -78,6 +78,11 @@ impl Leases {
         }
     }
 
+    /// Whether there is a state at all; if not, that was told once for all SAs.
+    pub fn is_open(&self) -> bool {
+        self.state.is_ok()
+    }
+
     /// Where the outbound SA with this key begins, and takes it under lease.
     pub fn start_outbound(&mut self, slot: SaIndex, key: KeyFingerprint) -> SaStart {
         let start = self.number(Direction::Outbound, key);

@@ -205,7 +205,10 @@ impl StateFile {
         }
         let late = changed_after(&meta, header.written_ns);
         if late > CHANGE_TOLERANCE_NS {
-            let evidence = format!("changed {} ms after its last write", late / 1_000_000);
+            let evidence = format!(
+                "changed {} ms after its last write, by a copy put back over it, or by chmod, chown or mv",
+                late / 1_000_000
+            );
             return Err(StateError::Older { path, evidence });
         }
         if header.records > MAX_RECORDS {

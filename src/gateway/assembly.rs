@@ -9,7 +9,6 @@ use super::ports::{self, OpenPort};
 use crate::control::leases::{Leases, SaStart};
 use crate::control::report::SaRow;
 use crate::dpdk::port::StartedPort;
-use crate::ids::SaIndex;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
 use crate::policy::compile::{
@@ -99,38 +98,36 @@ fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Lea
         };
         match leases.start_outbound(slot, row.outbound.fingerprint) {
             SaStart::At(next) => {
-                let _ = writer.replace(
-                    sad.outbound(),
-                    slot.index(),
-                    Some(Box::new(outbound_sa(set, next))),
-                );
+                let sa = Box::new(outbound_sa(set, next));
+                let _ = writer.replace(sad.outbound(), slot.index(), Some(sa));
             }
-            SaStart::Refused(reason) => {
-                row.outbound_refused = Some(refused(&row, slot, "outbound", reason))
-            }
+            SaStart::Refused(reason) => row.outbound_refused = Some(reason),
         }
         match leases.start_inbound(slot, row.inbound.fingerprint) {
             SaStart::At(seen) => {
                 let sa = Box::new(inbound_sa(tunnel, set, seen));
                 let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
             }
-            SaStart::Refused(reason) => {
-                row.inbound_refused = Some(refused(&row, slot, "inbound", reason))
-            }
+            SaStart::Refused(reason) => row.inbound_refused = Some(reason),
+        }
+        if leases.is_open() {
+            log_refused(&row);
         }
         rows.push(row);
     }
     rows
 }
 
-fn refused(row: &SaRow, slot: SaIndex, direction: &str, reason: String) -> String {
-    let spi = if direction == "outbound" {
-        row.outbound.spi
-    } else {
-        row.inbound.spi
-    };
-    error!(tunnel = row.tunnel, direction, %spi, slot = slot.0, "SA is not started: {reason}");
-    reason
+fn log_refused(row: &SaRow) {
+    let halves = [
+        ("outbound", &row.outbound, &row.outbound_refused),
+        ("inbound", &row.inbound, &row.inbound_refused),
+    ];
+    for (direction, identity, refused) in halves {
+        if let Some(reason) = refused {
+            error!(tunnel = row.tunnel, direction, spi = %identity.spi, "SA is not started: {reason}");
+        }
+    }
 }
 
 fn make_workers<'p>(

@@ -87,6 +87,16 @@ impl std::error::Error for LoadError {
     }
 }
 
+/// The control socket that the policy file at `path` names, without a look at anything else in it; `None` where that
+/// much cannot be read. [`load`] says why.
+pub fn control_socket(path: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let table = toml::de::DeTable::parse(&text).ok()?;
+    let gateway = table.get_ref().get("gateway")?.get_ref().as_table()?;
+    let socket = gateway.get("control_socket")?.get_ref().as_str()?;
+    Some(PathBuf::from(socket))
+}
+
 /// Reads the policy file at `path`, and the keys it names.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ pub mod tables;
 mod tunnel;
 
 pub use diagnostic::{PolicyError, Related, Source, render};
-pub use load::{LoadError, load};
+pub use load::{LoadError, control_socket, load};
 pub use model::Policy;
 pub use parse::parse;
 pub use secret::Secrets;
