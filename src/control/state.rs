@@ -6,10 +6,11 @@
 //! seen is kept, so that a restart does not open the door to replays; after a kill it is at most a second old.
 //!
 //! One file holds every SA of a gateway, by the fingerprint of its key: a header and fixed-size records, written in
-//! place and synced once for a batch. The file knows its own inode and when it was last written. A copy that was put
-//! back has another inode or a later change time, so an older file is told from the last one, and refused; so is a lost
-//! one, since nothing says that its keys are fresh unless the operator does (`simplon state init`). What cannot be seen
-//! is a whole disk or virtual machine taken back to an earlier snapshot, clock included.
+//! place and synced once for a batch. The file knows its own inode, when it was born and when it was last written. A
+//! copy that was put back was born later or, written over the file, has a later change time, so an older file is told
+//! from the last one, and refused; so is a lost one, since nothing says that its keys are fresh unless the operator does
+//! (`simplon state init`). What cannot be seen is a whole disk or virtual machine taken back to an earlier snapshot,
+//! clock included.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};

@@ -13,11 +13,11 @@ use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::drop::{DropReason, Fate, PuntReason};
 use crate::ids::PortIndex;
-use crate::ipsec::sad::Sad;
+use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::Tables;
-use crate::rcu::{Guard, Reader, Slots};
+use crate::rcu::{Reader, Slots};
 use crate::worker::counters::{WorkerCounters, count_sa_burst};
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::stages::{View, process_burst};
@@ -107,18 +107,15 @@ impl<'p> Worker<'p> {
         let Some(tables) = self.shared.tables.get(&guard, 0) else {
             return 0;
         };
+        let round = Round {
+            tables,
+            sad: self.shared.sad.view(&guard),
+            punts: &self.shared.punts,
+            counters: &self.counters,
+        };
         let mut received = 0usize;
         for lane in &mut self.lanes {
-            let counters = &self.counters;
-            let count = run_lane(
-                lane,
-                &mut self.scratch,
-                tables,
-                &self.shared,
-                counters,
-                probe,
-                &guard,
-            );
+            let count = run_lane(lane, &mut self.scratch, round, probe);
             received = received.saturating_add(count);
         }
         let polls = if received == 0 {
@@ -131,15 +128,27 @@ impl<'p> Worker<'p> {
     }
 }
 
+/// What holds for one poll of all lanes.
+#[derive(Clone, Copy)]
+struct Round<'g, 'p> {
+    tables: &'g Tables,
+    sad: SadView<'g>,
+    punts: &'g ArrayQueue<Punted<'p>>,
+    counters: &'g WorkerCounters,
+}
+
 fn run_lane<'p, P: Probe>(
     lane: &mut Lane<'p>,
     scratch: &mut Scratch<'p>,
-    tables: &Tables,
-    shared: &Shared<'p>,
-    counters: &WorkerCounters,
+    round: Round<'_, 'p>,
     probe: &mut P,
-    guard: &Guard<'_>,
 ) -> usize {
+    let Round {
+        tables,
+        sad,
+        punts,
+        counters,
+    } = round;
     let (Some(ingress), Some(egress)) = (tables.port(lane.ingress), tables.port(lane.egress))
     else {
         return 0;
@@ -155,7 +164,7 @@ fn run_lane<'p, P: Probe>(
     let metas = metas.get_mut(..received).unwrap_or_default();
     let view = View {
         tables,
-        sad: shared.sad.view(guard),
+        sad,
         ingress,
         egress,
     };
@@ -165,11 +174,11 @@ fn run_lane<'p, P: Probe>(
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if ended > 0 {
-        punt(metas, dead, lane.ingress, shared);
+        punt(metas, dead, lane.ingress, punts);
         dead.clear();
     }
     counters.direction(ingress.side).add_fates(metas);
-    count_sa_burst(metas, ingress.side, view.sad);
+    count_sa_burst(metas, ingress.side, sad);
     probe.mark(Stage::Count);
     received
 }
@@ -206,7 +215,12 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
 /// Hands punted packets to the control side, in the order they came. `dead` holds the packets of `metas` that are not
 /// live, in order; what is left in it afterwards is to be freed. A packet that the ring has no room for is dropped as
 /// `PuntFull`.
-fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, shared: &Shared<'p>) {
+fn punt<'p>(
+    metas: &mut [PacketMeta],
+    dead: &mut Burst<'p>,
+    port: PortIndex,
+    punts: &ArrayQueue<Punted<'p>>,
+) {
     if !metas
         .iter()
         .any(|meta| matches!(meta.fate, Fate::Punted(_)))
@@ -218,7 +232,7 @@ fn punt<'p>(metas: &mut [PacketMeta], dead: &mut Burst<'p>, port: PortIndex, sha
     for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
         let Some(mbuf) = dead.pop() else { return };
         if let Fate::Punted(reason) = meta.fate
-            && shared.punts.push(Punted { mbuf, reason, port }).is_err()
+            && punts.push(Punted { mbuf, reason, port }).is_err()
         {
             meta.kill(DropReason::PuntFull);
         }
