@@ -19,6 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::crypto::aead::Cipher;
+use crate::crypto::tier::Tier;
 
 /// simplon, a userspace IPsec gateway
 #[derive(Parser)]
@@ -121,7 +122,22 @@ enum StateCommand {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
+    let done = Tier::from_environment()
+        .map_err(Failure::new)
+        .and_then(|_| execute(cli.command));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            if !message.is_empty() {
+                eprint!("{}", message);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
         #[cfg(feature = "dpdk")]
         Command::Run(args) => run::run(&args),
         Command::Check { file } => check::check(&file),
@@ -132,15 +148,6 @@ pub fn main() -> ExitCode {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut script);
             print(&script)
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(message)) => {
-            if !message.is_empty() {
-                eprint!("{}", message);
-            }
-            ExitCode::FAILURE
         }
     }
 }
@@ -177,8 +184,16 @@ fn version() -> String {
     format!(
         "{} ({dpdk}, AES-GCM {})",
         env!("CARGO_PKG_VERSION"),
-        crate::crypto::aead::implementation()
+        aead_tier()
     )
+}
+
+/// The AEAD tier, or what is wrong with the one asked for: `--version` must not fail on it, the other commands do.
+fn aead_tier() -> String {
+    match Tier::from_environment() {
+        Ok(tier) => tier.to_string(),
+        Err(error) => format!("refused: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ fn drops(report: &DropsReport) -> String {
 }
 
 fn workers(report: &WorkersReport) -> String {
-    let mut text = String::new();
+    let mut text = format!("AES-GCM tier: {}\n\n", report.aead_tier);
     let mut overview = table(
         &[
             "core",

@@ -167,6 +167,8 @@ pub struct DirectedCount {
 pub struct WorkersReport {
     /// Ticks of the TSC in a second.
     pub tsc_hz: u64,
+    /// What seals and opens: the tier of AES-GCM.
+    pub aead_tier: String,
     /// In order of the policy's cores.
     pub workers: Vec<WorkerReport>,
 }

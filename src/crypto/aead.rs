@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::portable::PortableKey;
+use super::tier::Tier;
 
 /// Length of the integrity check value, in bytes (RFC 4106 section 6).
 pub const ICV_LEN: usize = 16;
@@ -160,12 +161,18 @@ pub struct AeadKey {
 }
 
 impl AeadKey {
-    /// Expands `material`.
+    /// Expands `material` for the tier in use.
     pub fn new(material: &KeyMaterial) -> Self {
-        Self {
+        Self::for_tier(material, Tier::active()).expect("the active tier can be run")
+    }
+
+    /// Expands `material` for `tier`; `None` where this processor cannot run it. For tests and benchmarks, which hold
+    /// tiers side by side: jobs of one burst may have keys of different tiers.
+    pub fn for_tier(material: &KeyMaterial, tier: Tier) -> Option<Self> {
+        tier.is_available().then(|| Self {
             salt: material.salt.clone(),
             portable: PortableKey::new(material.cipher, &material.key),
-        }
+        })
     }
 
     /// The nonce of the packet whose explicit IV is `iv` (RFC 4106 section 4).
@@ -243,7 +250,8 @@ pub struct OpenJob<'a> {
     pub nonce: [u8; NONCE_LEN],
     /// What is authenticated beside the text.
     pub aad: Aad,
-    /// On entry ciphertext, then the ICV; on return plaintext where `authentic`, and otherwise as it was. The ICV stays.
+    /// On entry ciphertext, then the ICV; on return plaintext where `authentic`, and otherwise as it was or all zero.
+    /// The ICV stays.
     pub text: &'a mut [u8],
     /// Set by [`open_burst`]: the ICV was right.
     pub authentic: bool,
@@ -259,7 +267,8 @@ pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
     }
 }
 
-/// Opens every job in place and sets its verdict. The ICV is compared in constant time, before anything is decrypted.
+/// Opens every job in place and sets its verdict. The ICV is compared in constant time. A tier may decrypt before it
+/// knows; then it wipes what it decrypted if the ICV is wrong, before it returns.
 pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
     for job in jobs {
         job.authentic = job
@@ -267,9 +276,4 @@ pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
             .portable
             .open(&job.nonce, job.aad.as_slice(), job.text);
     }
-}
-
-/// Names the implementation that seals and opens, for `--version` and logs.
-pub fn implementation() -> &'static str {
-    "portable (aes-gcm)"
 }

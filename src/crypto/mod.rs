@@ -2,3 +2,4 @@
 
 pub mod aead;
 mod portable;
+pub mod tier;

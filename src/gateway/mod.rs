@@ -119,7 +119,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     info!(
         dpdk = crate::dpdk::eal::version(),
         hugepages = eal.uses_hugepages(),
-        aead = crate::crypto::aead::implementation(),
+        aead = crate::crypto::tier::Tier::active().name(),
         "EAL is up"
     );
     let pool = ports::create_pool(&eal, &policy)?;

@@ -15,6 +15,7 @@ use crate::control::report::{
     side_name, stage_reports,
 };
 use crate::control::socket::ControlSocket;
+use crate::crypto::tier::Tier;
 use crate::ids::PortIndex;
 use crate::policy::model::{MacAddr, Side};
 use crate::worker::counters::WorkerCounters;
@@ -184,6 +185,7 @@ fn workers_report(control: &Control<'_, '_>) -> WorkersReport {
     };
     WorkersReport {
         tsc_hz: control.tsc_hz,
+        aead_tier: Tier::active().to_string(),
         workers: control.workers.iter().map(report).collect(),
     }
 }
