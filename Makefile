@@ -3,10 +3,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench
+.PHONY: help setup run test lint bench bench-aead
 
 CARGO ?= cargo
-# Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9'
+# Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9', make bench-aead ARGS=--quick
 ARGS ?=
 
 # Namespaces and raw sockets want root; building does not, so only what is built runs with it. Without
@@ -29,7 +29,7 @@ PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpd
             python3-scapy python3-cryptography tshark
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install the Debian packages that are missing
 	@admin/setup.sh $(foreach package,$(PACKAGES),'$(package)')
@@ -54,3 +54,7 @@ bench: setup ## cycles per packet by stage, beside testpmd on the same ports
 	@admin/setup.sh 'dpdk-dev' 'python3'
 	$(CARGO) build --release --bin simplon
 	$(RUN_SUDO) /usr/bin/python3 benches/zero_line.py $(ARGS)
+
+bench-aead: ## AES-GCM alone, beside aes-gcm, ring, aws-lc-rs and Intel's library
+	@admin/setup.sh build-essential libipsec-mb-dev
+	$(CARGO) run --release --manifest-path benches/Cargo.toml --target-dir target/benches --bin aead -- $(ARGS)
