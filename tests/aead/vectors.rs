@@ -108,7 +108,7 @@ fn wycheproof_valid_vectors_seal_and_open() {
 }
 
 #[test]
-fn wycheproof_invalid_vectors_are_refused_and_left_as_they_were() {
+fn wycheproof_invalid_vectors_are_refused() {
     let (_, invalid) = wycheproof();
     assert_eq!(invalid.len(), 81);
     alone_and_in_bursts(&invalid, check_refused);

@@ -1,0 +1,155 @@
+//! No byte outside of a packet's own room is read or written, not even one that would be masked out: texts, keys and
+//! jobs lie against pages that may not be touched, so that it ends the process.
+//!
+//! Which is why each tier runs in a process of its own: this test again, with a variable that names the tier.
+#![cfg(not(miri))]
+
+use std::env;
+use std::ffi::c_void;
+use std::process::Command;
+use std::ptr;
+
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use simplon::crypto::aead::{Cipher, ICV_LEN, OpenJob, SealJob, open_burst, seal_burst};
+use simplon::crypto::tier::Tier;
+
+use super::Message;
+
+const PAGE: usize = 4096;
+/// Tells the child which tier to run.
+const CHILD: &str = "SIMPLON_TEST_PAGES_TIER";
+
+/// Pages between two that may not be touched.
+struct Fenced {
+    base: *mut c_void,
+    room: usize,
+}
+
+impl Fenced {
+    fn new(len: usize) -> Self {
+        let room = len.next_multiple_of(PAGE).max(PAGE);
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: new memory, wherever the kernel likes.
+        let base = unsafe {
+            mmap_anonymous(ptr::null_mut(), room + 2 * PAGE, prot, MapFlags::PRIVATE).expect("mmap")
+        };
+        for fence in [0, PAGE + room] {
+            let at = base.wrapping_byte_add(fence);
+            // SAFETY: the first and the last page of the mapping, to which nothing refers.
+            unsafe { mprotect(at, PAGE, MprotectFlags::empty()) }.expect("fence");
+        }
+        Self { base, room }
+    }
+
+    /// The first `len` bytes between the fences, or the last.
+    fn text(&mut self, len: usize, last: bool) -> &mut [u8] {
+        assert!(len <= self.room);
+        let from = if last { self.room - len } else { 0 };
+        let at = self.base.wrapping_byte_add(PAGE + from).cast::<u8>();
+        // SAFETY: `len` bytes between the fences, zeroed by the kernel, borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(at, len) }
+    }
+
+    /// Moves `values` against the fence behind. They are never dropped.
+    fn put<T>(&mut self, values: Vec<T>) -> &mut [T] {
+        let bytes = size_of::<T>() * values.len();
+        // The end of a page suits every type that this allows, and so does what lies a multiple of its size before it.
+        assert!(bytes <= self.room && align_of::<T>() <= PAGE);
+        let end = PAGE + self.room;
+        let first = self.base.wrapping_byte_add(end - bytes).cast::<T>();
+        let count = values.len();
+        for (at, value) in values.into_iter().enumerate() {
+            // SAFETY: between the fences, where there is room for `count` of them, aligned as said above.
+            unsafe { first.wrapping_add(at).write(value) };
+        }
+        // SAFETY: `count` values that were just written there, borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(first, count) }
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this length; every reference into it borrowed `self`.
+        unsafe { munmap(self.base, self.room + 2 * PAGE) }.expect("munmap");
+    }
+}
+
+#[test]
+fn nothing_outside_of_texts_keys_and_jobs_is_touched() {
+    if let Some(name) = env::var_os(CHILD) {
+        let tier = Tier::available().find(|tier| *tier.name() == *name);
+        return every_length_against_the_fences(tier.expect("given by the parent"));
+    }
+    for tier in Tier::available() {
+        let mut child = Command::new(env::current_exe().expect("this test"));
+        child.args(["--exact", "--nocapture"]);
+        child.arg("pages::nothing_outside_of_texts_keys_and_jobs_is_touched");
+        let output = child.env(CHILD, tier.name()).output().expect("child");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let last = said.lines().rfind(|line| line.starts_with("at "));
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{tier}: {}, {}\n{}",
+            output.status,
+            last.unwrap_or("at the beginning"),
+            String::from_utf8_lossy(&output.stderr),
+        );
+    }
+}
+
+fn every_length_against_the_fences(tier: Tier) {
+    let mut texts: Vec<_> = (0..9).map(|_| Fenced::new(3 * PAGE)).collect();
+    let longer = [2047, 2048, 4080, 8191, 9000];
+    for len in (0..=1600).chain(longer) {
+        let cipher = Cipher::ALL[len % 3];
+        let message = Message::new(cipher, 0, len % 2 == 0, len);
+        let mut key_room = Fenced::new(3 * PAGE);
+        let key = &key_room.put(vec![message.aead_key(tier)])[0];
+        // One packet alone, and as many as can go together with one more.
+        for count in [1, 9] {
+            for last in [false, true] {
+                println!("at {len} bytes, {count} packets, against the fence behind: {last}");
+                pass(&message, key, &mut texts[..count], last);
+            }
+        }
+        // SAFETY: the key was moved there and is not used any more.
+        unsafe { ptr::drop_in_place(ptr::from_ref(key).cast_mut()) };
+    }
+}
+
+/// Seals the message in each of `rooms` in one burst, and opens it again.
+fn pass(message: &Message, key: &simplon::crypto::aead::AeadKey, rooms: &mut [Fenced], last: bool) {
+    let len = message.sealed.len();
+    for room in &mut *rooms {
+        room.text(len, last).copy_from_slice(&message.unsealed());
+    }
+    let mut job_room = Fenced::new(PAGE);
+    let jobs = rooms.iter_mut().map(|room| SealJob {
+        key,
+        nonce: message.nonce,
+        aad: message.aad(),
+        text: room.text(len, last),
+        sealed: false,
+    });
+    let jobs = job_room.put(jobs.collect());
+    seal_burst(jobs);
+    assert!(
+        jobs.iter()
+            .all(|job| job.sealed && *job.text == message.sealed)
+    );
+
+    let mut job_room = Fenced::new(PAGE);
+    let jobs = rooms.iter_mut().map(|room| OpenJob {
+        key,
+        nonce: message.nonce,
+        aad: message.aad(),
+        text: room.text(len, last),
+        authentic: false,
+    });
+    let jobs = job_room.put(jobs.collect());
+    open_burst(jobs);
+    for job in jobs {
+        assert!(job.authentic);
+        assert_eq!(job.text[..len - ICV_LEN], message.plain);
+    }
+}
