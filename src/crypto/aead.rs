@@ -5,10 +5,15 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::ptr;
 
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx512::{self, HasAvx512};
+#[cfg(target_arch = "x86_64")]
+use super::gcm::key::GcmKey;
 use super::portable::PortableKey;
 use super::tier::Tier;
 
@@ -157,7 +162,18 @@ impl KeyMaterial {
 /// An expanded key, ready for packets. Zeroised when dropped, never printed.
 pub struct AeadKey {
     salt: Zeroizing<[u8; SALT_LEN]>,
-    portable: PortableKey,
+    expanded: Expanded,
+}
+
+/// The key in the form that its tier wants.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an SA holds it in place, a pointer less to follow for each packet"
+)]
+enum Expanded {
+    Portable(Box<PortableKey>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(HasAvx512, GcmKey),
 }
 
 impl AeadKey {
@@ -169,9 +185,19 @@ impl AeadKey {
     /// Expands `material` for `tier`; `None` where this processor cannot run it. For tests and benchmarks, which hold
     /// tiers side by side: jobs of one burst may have keys of different tiers.
     pub fn for_tier(material: &KeyMaterial, tier: Tier) -> Option<Self> {
-        tier.is_available().then(|| Self {
+        let expanded = match tier {
+            Tier::Portable => {
+                Expanded::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => {
+                let has = HasAvx512::detect()?;
+                Expanded::Avx512(has, has.expand(&material.key))
+            }
+        };
+        Some(Self {
             salt: material.salt.clone(),
-            portable: PortableKey::new(material.cipher, &material.key),
+            expanded,
         })
     }
 
@@ -222,6 +248,16 @@ impl Aad {
         Some(Self { bytes, len })
     }
 
+    /// The bytes, and then zeros: the one block that GHASH takes.
+    pub(super) fn block(&self) -> &[u8; Self::MAX_LEN] {
+        &self.bytes
+    }
+
+    /// Length in bytes.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
     /// The bytes: 8 or 12 in a packet.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
@@ -259,21 +295,29 @@ pub struct OpenJob<'a> {
 
 /// Seals every job in place and sets its verdict. A text shorter than an ICV is left as it was, not sealed.
 pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
-    for job in jobs {
-        job.sealed = job
-            .key
-            .portable
-            .seal(&job.nonce, job.aad.as_slice(), job.text);
+    for run in jobs.chunk_by_mut(|a, b| ptr::eq(a.key, b.key)) {
+        let Some(key) = run.first().map(|job| job.key) else {
+            continue;
+        };
+        match &key.expanded {
+            Expanded::Portable(key) => key.seal_run(run),
+            #[cfg(target_arch = "x86_64")]
+            Expanded::Avx512(has, key) => avx512::seal_run(*has, key, run),
+        }
     }
 }
 
 /// Opens every job in place and sets its verdict. The ICV is compared in constant time. A tier may decrypt before it
 /// knows; then it wipes what it decrypted if the ICV is wrong, before it returns.
 pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
-    for job in jobs {
-        job.authentic = job
-            .key
-            .portable
-            .open(&job.nonce, job.aad.as_slice(), job.text);
+    for run in jobs.chunk_by_mut(|a, b| ptr::eq(a.key, b.key)) {
+        let Some(key) = run.first().map(|job| job.key) else {
+            continue;
+        };
+        match &key.expanded {
+            Expanded::Portable(key) => key.open_run(run),
+            #[cfg(target_arch = "x86_64")]
+            Expanded::Avx512(has, key) => avx512::open_run(*has, key, run),
+        }
     }
 }

@@ -5,7 +5,7 @@ use aes_gcm::aes::Aes192;
 use aes_gcm::aes::cipher::consts::U12;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, AesGcm, KeyInit};
 
-use super::aead::{Cipher, ICV_LEN, NONCE_LEN};
+use super::aead::{Cipher, ICV_LEN, NONCE_LEN, OpenJob, SealJob};
 
 /// Round keys and hash key; the crate zeroises them on drop.
 pub(super) enum PortableKey {
@@ -28,8 +28,22 @@ impl PortableKey {
         }
     }
 
+    /// Seals packets of this key.
+    pub(super) fn seal_run(&self, jobs: &mut [SealJob<'_>]) {
+        for job in jobs {
+            job.sealed = self.seal(&job.nonce, job.aad.as_slice(), job.text);
+        }
+    }
+
+    /// Opens packets of this key.
+    pub(super) fn open_run(&self, jobs: &mut [OpenJob<'_>]) {
+        for job in jobs {
+            job.authentic = self.open(&job.nonce, job.aad.as_slice(), job.text);
+        }
+    }
+
     /// Seals plaintext and room for the ICV, in place; false where that cannot be done.
-    pub(super) fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> bool {
+    fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> bool {
         let Some((plain, icv)) = text.split_last_chunk_mut::<ICV_LEN>() else {
             return false;
         };
@@ -44,7 +58,7 @@ impl PortableKey {
     }
 
     /// Opens ciphertext and ICV in place; false, and the text untouched, where the ICV is wrong.
-    pub(super) fn open(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> bool {
+    fn open(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> bool {
         let Some((cipher, icv)) = text.split_last_chunk_mut::<ICV_LEN>() else {
             return false;
         };

@@ -5,6 +5,9 @@ use std::env;
 use std::fmt;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx512::HasAvx512;
+
 /// Environment variable that forces a tier, by its [`Tier::name`].
 pub const TIER_VARIABLE: &str = "SIMPLON_AEAD_TIER";
 
@@ -13,16 +16,25 @@ pub const TIER_VARIABLE: &str = "SIMPLON_AEAD_TIER";
 pub enum Tier {
     /// The `aes-gcm` crate: runs on every processor.
     Portable,
+    /// AVX-512 with VAES and VPCLMULQDQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Tier {
     /// Every tier, the slowest first, whether or not this processor has it.
-    pub const ALL: [Self; 1] = [Self::Portable];
+    pub const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+    ];
 
     /// The name in [`TIER_VARIABLE`], `--version` and `simplon show workers`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
         }
     }
 
@@ -30,6 +42,8 @@ impl Tier {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Portable => "the aes-gcm crate",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "AVX-512, VAES and VPCLMULQDQ",
         }
     }
 
@@ -37,12 +51,14 @@ impl Tier {
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => HasAvx512::detect().is_some(),
         }
     }
 
     /// The tiers that this processor can run, the slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|tier| tier.is_available())
+        Self::ALL.iter().copied().filter(|tier| tier.is_available())
     }
 
     /// The fastest tier that this processor can run.
@@ -75,7 +91,7 @@ impl Tier {
     }
 
     fn from_setting(name: &str) -> Result<Self, TierError> {
-        let tier = Self::ALL.into_iter().find(|tier| tier.name() == name);
+        let tier = Self::ALL.iter().copied().find(|tier| tier.name() == name);
         let name = name.to_owned();
         match tier {
             Some(tier) if tier.is_available() => Ok(tier),

@@ -1,0 +1,545 @@
+//! AES-GCM with AVX-512, VAES and VPCLMULQDQ: four blocks a vector, four vectors a step.
+//!
+//! A packet is seen as vectors of 64 bytes that begin 16 bytes *before* its text. The first lane of the first vector is
+//! the counter block J0 for AES and the AAD for GHASH, so neither costs a vector of its own, and 48 bytes of text are one
+//! vector. Those 16 bytes are masked off in every load and store: nothing outside the text and its ICV is touched.
+//!
+//! A text of up to four vectors is one group: each block times its own power of the hash key. A longer one begins with a
+//! group of one to four vectors and goes on in chunks of four, each lane a Horner chain of its own, and ends with a full
+//! group. What is summed is reduced once a group, and the four lanes are added up once a packet.
+//!
+//! Counter blocks are `base ^ row`: the nonce and the first round key make the base, and a table of constants holds the
+//! counters of each vector. That is one XOR in place of an addition, a byte swap and a XOR.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over a constant number of vectors, which the compiler unrolls into registers"
+)]
+
+use std::arch::x86_64::*;
+
+use super::avx512_chunks::*;
+use super::key::{Block, GcmKey, POLY, POWERS};
+use crate::crypto::aead::{ICV_LEN, NONCE_LEN, OpenJob, SealJob};
+
+/// Proof that this processor has what the kernels of this module use.
+#[derive(Clone, Copy)]
+pub(in crate::crypto) struct HasAvx512(());
+
+impl HasAvx512 {
+    /// The proof, where the processor can give it.
+    pub(in crate::crypto) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("vaes")
+            && is_x86_feature_detected!("vpclmulqdq")
+            && is_x86_feature_detected!("aes")
+            && is_x86_feature_detected!("pclmulqdq")
+            && is_x86_feature_detected!("bmi2");
+        has.then_some(Self(()))
+    }
+
+    /// Expands `key`: 16, 24 or 32 bytes.
+    pub(in crate::crypto) fn expand(self, key: &[u8]) -> GcmKey {
+        // SAFETY: this proof includes AES-NI and PCLMULQDQ.
+        unsafe { GcmKey::new(key) }
+    }
+}
+
+/// One packet for the kernels: text and room for the ICV behind it.
+pub(super) struct Packet<'a> {
+    pub(super) nonce: &'a [u8; NONCE_LEN],
+    pub(super) aad: &'a Block,
+    pub(super) aad_len: usize,
+    // INVARIANT: at least `ICV_LEN` bytes.
+    pub(super) text: &'a mut [u8],
+}
+
+/// Vectors whose counters the table holds: texts of 9,712 bytes, longer than any frame. Beyond, they are computed.
+const ROWS: usize = 152;
+
+#[repr(C, align(64))]
+struct Rows([[u8; 64]; ROWS]);
+
+/// Counter blocks without the nonce: lane `l` of row `v` holds counter `4v + l + 1`, J0 being counter 1.
+static COUNTERS: Rows = Rows(counter_rows(0));
+
+const fn counter_rows<const N: usize>(first: usize) -> [[u8; 64]; N] {
+    let mut rows = [[0; 64]; N];
+    let mut at = 0;
+    while at < N * 4 {
+        #[expect(clippy::cast_possible_truncation, reason = "GCM's counter has 32 bits")]
+        let counter = ((first * 4 + at + 1) as u32).to_be_bytes();
+        let mut byte = 0;
+        while byte < 4 {
+            rows[at / 4][at % 4 * 16 + 12 + byte] = counter[byte];
+            byte += 1;
+        }
+        at += 1;
+    }
+    rows
+}
+
+/// Rows that the table does not have.
+#[cold]
+#[inline(never)]
+fn far_rows<const N: usize>(first: usize) -> [[u8; 64]; N] {
+    counter_rows(first)
+}
+
+macro_rules! kernel {
+    ($($item:tt)*) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2")]
+        #[inline]
+        $($item)*
+    };
+}
+
+/// What a run of packets of one key shares, in registers as far as they reach.
+#[derive(Clone, Copy)]
+struct Run<'k> {
+    key: &'k GcmKey,
+    round_keys: [__m512i; 15],
+    swap: __m512i,
+    poly: __m512i,
+}
+
+/// Sums of products, not reduced.
+#[derive(Clone, Copy)]
+struct Sums {
+    high: __m512i,
+    low: __m512i,
+}
+
+kernel! {
+fn broadcast(block: &Block) -> __m512i {
+    // SAFETY: 16 bytes are borrowed, and the load wants no alignment.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(block.as_ptr().cast()) })
+}
+}
+
+kernel! {
+fn start<'k, const ROUNDS: usize>(key: &'k GcmKey) -> Run<'k> {
+    let mut round_keys = [_mm512_setzero_si512(); 15];
+    // A range that ends with `ROUNDS` itself would not be unrolled, and the keys would go through memory.
+    for at in 0..15 {
+        if at <= ROUNDS {
+            round_keys[at] = broadcast(&key.round_keys[at]);
+        }
+    }
+    let reversed: Block = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+    Run {
+        key,
+        round_keys,
+        swap: broadcast(&reversed),
+        poly: _mm512_set1_epi64(POLY.cast_signed()),
+    }
+}
+}
+
+kernel! {
+fn load(at: *const u8, mask: __mmask64) -> __m512i {
+    // SAFETY: the caller's mask leaves only bytes of the text, which the packet borrows; masked bytes are not read.
+    unsafe { _mm512_maskz_loadu_epi8(mask, at.cast()) }
+}
+}
+
+kernel! {
+fn store(at: *mut u8, mask: __mmask64, value: __m512i) {
+    // SAFETY: the caller's mask leaves only bytes of the text, which the packet borrows for writing.
+    unsafe { _mm512_mask_storeu_epi8(at.cast(), mask, value) }
+}
+}
+
+/// The powers from `H^(POWERS - first)` on, four in descending order.
+macro_rules! powers {
+    ($table:expr, $first:expr) => {
+        // SAFETY: `first` is at most `POWERS - 1`, and the table has three entries beyond that.
+        unsafe { _mm512_loadu_si512($table.as_ptr().wrapping_add($first).cast()) }
+    };
+}
+
+kernel! {
+fn multiply_add(sums: &mut Sums, block: __m512i, power: __m512i, folded: __m512i) {
+    let high = _mm512_clmulepi64_epi128::<0x11>(block, power);
+    let high2 = _mm512_clmulepi64_epi128::<0x10>(block, folded);
+    let low = _mm512_clmulepi64_epi128::<0x01>(block, power);
+    let low2 = _mm512_clmulepi64_epi128::<0x00>(block, folded);
+    sums.high = _mm512_ternarylogic_epi64::<0x96>(sums.high, high, high2);
+    sums.low = _mm512_ternarylogic_epi64::<0x96>(sums.low, low, low2);
+}
+}
+
+kernel! {
+fn reduce(sums: Sums, poly: __m512i) -> __m512i {
+    let product = _mm512_clmulepi64_epi128::<0x00>(sums.low, poly);
+    let swapped = _mm512_shuffle_epi32::<0b01_00_11_10>(sums.low);
+    _mm512_ternarylogic_epi64::<0x96>(sums.high, product, swapped)
+}
+}
+
+kernel! {
+/// AES over `G` vectors. `data[i]` is XORed in; lane 0 of the packet's first vector comes out as the ICV's mask.
+fn encrypt<const ROUNDS: usize, const G: usize>(
+    run: &Run<'_>,
+    base: __m512i,
+    row: usize,
+    data: &[__m512i; G],
+) -> [__m512i; G] {
+    let mut state = [base; G];
+    let computed;
+    let rows = match COUNTERS.0.get(row..row + G) {
+        Some(rows) => rows,
+        None => {
+            computed = far_rows::<G>(row);
+            computed.as_slice()
+        }
+    };
+    for i in 0..G {
+        // SAFETY: the slice has `G` rows of 64 bytes.
+        let counters = unsafe { _mm512_loadu_si512(rows.as_ptr().wrapping_add(i).cast()) };
+        state[i] = _mm512_xor_si512(base, counters);
+    }
+    for round in 1..ROUNDS {
+        for i in 0..G {
+            state[i] = _mm512_aesenc_epi128(state[i], run.round_keys[round]);
+        }
+    }
+    for i in 0..G {
+        state[i] = _mm512_aesenclast_epi128(state[i], _mm512_xor_si512(run.round_keys[ROUNDS], data[i]));
+    }
+    state
+}
+}
+
+/// Where a packet stands.
+struct Cursor {
+    /// The vector to come, 16 bytes before the text for the first.
+    at: *mut u8,
+    /// Its number.
+    row: usize,
+    /// Mask of the first vector: all but lane 0, cut to the text.
+    first: __mmask64,
+    /// Mask of the last vector.
+    last: __mmask64,
+    base: __m512i,
+    aad: __m512i,
+}
+
+kernel! {
+/// `G` vectors through AES, in place. Returns what GHASH takes, and the first vector as AES left it.
+/// `FIRST`: the group begins the packet. `LAST`: it ends it.
+fn group<const ROUNDS: usize, const SEAL: bool, const G: usize, const FIRST: bool, const LAST: bool>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+) -> ([__m512i; G], __m512i) {
+    let mut masks = [!0; G];
+    if LAST {
+        masks[G - 1] = cursor.last;
+    }
+    if FIRST {
+        masks[0] = cursor.first;
+    }
+    let mut data = [run.poly; G];
+    for i in 0..G {
+        data[i] = load(cursor.at.wrapping_add(64 * i), masks[i]);
+    }
+    let out = encrypt::<ROUNDS, G>(run, cursor.base, cursor.row, &data);
+    let mut hashed = if SEAL { out } else { data };
+    for i in 0..G {
+        store(cursor.at.wrapping_add(64 * i), masks[i], out[i]);
+        if FIRST && i == 0 {
+            hashed[0] = _mm512_mask_mov_epi8(cursor.aad, masks[0], hashed[0]);
+        } else if SEAL && LAST && i == G - 1 {
+            hashed[i] = _mm512_maskz_mov_epi8(masks[i], hashed[i]);
+        }
+        hashed[i] = _mm512_shuffle_epi8(hashed[i], run.swap);
+    }
+    cursor.at = cursor.at.wrapping_add(64 * G);
+    cursor.row += G;
+    (hashed, out[0])
+}
+}
+
+kernel! {
+/// A Horner step over `G` vectors: every lane times the power that takes it `G` vectors on.
+fn step<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G]) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = Sums { high: zero, low: zero };
+    for i in 0..G {
+        let at = POWERS - 4 * (G - i);
+        multiply_add(&mut sums, blocks[i], broadcast(&run.key.powers[at]), broadcast(&run.key.folded[at]));
+    }
+    reduce(sums, run.poly)
+}
+}
+
+kernel! {
+/// The end of GHASH: `G` vectors of which the last holds `lanes` blocks, and then the length block.
+fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], lanes: usize, packet: &Packet<'_>, text_len: usize) -> __m128i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = Sums { high: zero, low: zero };
+    let first = POWERS - 4 * (G - 1) - lanes - 1;
+    for i in 0..G {
+        multiply_add(
+            &mut sums,
+            blocks[i],
+            powers!(run.key.powers, first + 4 * i),
+            powers!(run.key.folded, first + 4 * i),
+        );
+    }
+    let lengths = _mm_set_epi64x((packet.aad_len as i64) << 3, (text_len as i64) << 3);
+    let mut length_sums = Sums { high: zero, low: zero };
+    multiply_add(
+        &mut length_sums,
+        _mm512_zextsi128_si512(lengths),
+        powers!(run.key.powers, POWERS - 1),
+        powers!(run.key.folded, POWERS - 1),
+    );
+    sums.high = _mm512_xor_si512(sums.high, length_sums.high);
+    sums.low = _mm512_xor_si512(sums.low, length_sums.low);
+    let lanes = reduce(sums, run.poly);
+    let half = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
+    let sum = _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+    _mm_shuffle_epi8(sum, _mm512_castsi512_si128(run.swap))
+}
+}
+
+kernel! {
+/// One packet whose text is `G` vectors, lane 0 included.
+fn short<const ROUNDS: usize, const SEAL: bool, const G: usize>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+    packet: &Packet<'_>,
+    text_len: usize,
+    lanes: usize,
+) -> __m128i {
+    let (hashed, first) = group::<ROUNDS, SEAL, G, true, true>(run, cursor);
+    let sum = finish::<G>(run, &hashed, lanes, packet, text_len);
+    _mm_xor_si128(sum, _mm512_castsi512_si128(first))
+}
+}
+
+kernel! {
+fn chunk_powers(run: &Run<'_>) -> ChunkPowers {
+    let key = run.key;
+    let at = |power: usize| POWERS - power;
+    ChunkPowers {
+        rows: [
+            broadcast(&key.powers[at(16)]),
+            broadcast(&key.folded[at(16)]),
+            broadcast(&key.powers[at(12)]),
+            broadcast(&key.folded[at(12)]),
+            broadcast(&key.powers[at(8)]),
+            broadcast(&key.folded[at(8)]),
+            broadcast(&key.powers[at(4)]),
+            broadcast(&key.folded[at(4)]),
+        ],
+        poly: run.poly,
+    }
+}
+}
+
+kernel! {
+/// The chunks between the first group, `hashed`, and the last. Returns the state of GHASH.
+fn chunks<const ROUNDS: usize, const SEAL: bool, const G: usize>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+    hashed: &[__m512i; G],
+    count: usize,
+) -> __m512i {
+    if count == 0 {
+        return step::<G>(run, hashed);
+    }
+    if cursor.row + 4 * count > ROWS {
+        return far_chunks::<ROUNDS, SEAL>(run, cursor, step::<G>(run, hashed), count);
+    }
+    let chunks = Chunks {
+        at: cursor.at,
+        rows: COUNTERS.0.as_ptr().cast::<u8>().wrapping_add(64 * cursor.row),
+        count,
+        base: cursor.base,
+        swap: run.swap,
+        powers: &chunk_powers(run),
+    };
+    cursor.at = cursor.at.wrapping_add(256 * count);
+    cursor.row += 4 * count;
+    let keys = &run.round_keys;
+    if SEAL {
+        // Zero blocks in front add nothing, so that the first group passes for a chunk.
+        let mut pending = [_mm512_setzero_si512(); 4];
+        for i in 0..G {
+            pending[4 - G + i] = hashed[i];
+        }
+        match ROUNDS {
+ // SAFETY: the chunks lie within the text, which the packet borrows, and the table has their rows.
+ 10 => unsafe { seal_chunks_10(&chunks, keys, &mut pending) },
+ // SAFETY: as above.
+ 12 => unsafe { seal_chunks_12(&chunks, keys, &mut pending) },
+ // SAFETY: as above.
+ _ => unsafe { seal_chunks_14(&chunks, keys, &mut pending) },
+ }
+        step::<4>(run, &pending)
+    } else {
+        let state = step::<G>(run, hashed);
+        match ROUNDS {
+ // SAFETY: the chunks lie within the text, which the packet borrows, and the table has their rows.
+ 10 => unsafe { open_chunks_10(&chunks, keys, state) },
+ // SAFETY: as above.
+ 12 => unsafe { open_chunks_12(&chunks, keys, state) },
+ // SAFETY: as above.
+ _ => unsafe { open_chunks_14(&chunks, keys, state) },
+ }
+    }
+}
+}
+
+kernel! {
+/// The chunks of a text longer than any frame.
+fn far_chunks<const ROUNDS: usize, const SEAL: bool>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+    mut state: __m512i,
+    count: usize,
+) -> __m512i {
+    for _ in 0..count {
+        let (mut hashed, _) = group::<ROUNDS, SEAL, 4, false, false>(run, cursor);
+        hashed[0] = _mm512_xor_si512(hashed[0], state);
+        state = step::<4>(run, &hashed);
+    }
+    state
+}
+}
+
+kernel! {
+/// One packet of five vectors and more, of which the first `G` (1 to 4) go ahead of the chunks of four.
+fn long<const ROUNDS: usize, const SEAL: bool, const G: usize>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+    packet: &Packet<'_>,
+    vectors: usize,
+    lanes: usize,
+) -> __m128i {
+    let text_len = packet.text.len() - ICV_LEN;
+    let (hashed, first) = group::<ROUNDS, SEAL, G, true, false>(run, cursor);
+    let count = (vectors - G) / 4 - 1;
+    let state = chunks::<ROUNDS, SEAL, G>(run, cursor, &hashed, count);
+    let (mut hashed, _) = group::<ROUNDS, SEAL, 4, false, true>(run, cursor);
+    hashed[0] = _mm512_xor_si512(hashed[0], state);
+    let sum = finish::<4>(run, &hashed, lanes, packet, text_len);
+    _mm_xor_si128(sum, _mm512_castsi512_si128(first))
+}
+}
+
+kernel! {
+/// Seals or opens the text in place, all but the ICV, which it returns as it should be.
+fn crypt<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, packet: &mut Packet<'_>) -> __m128i {
+    let run = &start::<ROUNDS>(key);
+    let text_len = packet.text.len() - ICV_LEN;
+    let span = text_len + 16;
+    let vectors = span.div_ceil(64);
+    let rest = span - 64 * (vectors - 1);
+    let lanes = rest.div_ceil(16);
+    #[expect(clippy::cast_possible_truncation)]
+    let last = _bzhi_u64(!0, rest as u32);
+    let first = if vectors == 1 { last } else { !0 } & !0xffff;
+    // SAFETY: the mask leaves the twelve bytes of the nonce.
+    let nonce = unsafe { _mm_maskz_loadu_epi32(0b0111, packet.nonce.as_ptr().cast()) };
+    // SAFETY: 16 bytes are borrowed.
+    let aad = unsafe { _mm_loadu_si128(packet.aad.as_ptr().cast()) };
+    let mut cursor = Cursor {
+        at: packet.text.as_mut_ptr().wrapping_sub(16),
+        row: 0,
+        first,
+        last,
+        base: _mm512_xor_si512(_mm512_broadcast_i32x4(nonce), run.round_keys[0]),
+        aad: _mm512_zextsi128_si512(aad),
+    };
+    let cursor = &mut cursor;
+    match vectors {
+        1 => short::<ROUNDS, SEAL, 1>(run, cursor, packet, text_len, lanes),
+        2 => short::<ROUNDS, SEAL, 2>(run, cursor, packet, text_len, lanes),
+        3 => short::<ROUNDS, SEAL, 3>(run, cursor, packet, text_len, lanes),
+        4 => short::<ROUNDS, SEAL, 4>(run, cursor, packet, text_len, lanes),
+        _ => match vectors & 3 {
+            1 => long::<ROUNDS, SEAL, 1>(run, cursor, packet, vectors, lanes),
+            2 => long::<ROUNDS, SEAL, 2>(run, cursor, packet, vectors, lanes),
+            3 => long::<ROUNDS, SEAL, 3>(run, cursor, packet, vectors, lanes),
+            _ => long::<ROUNDS, SEAL, 4>(run, cursor, packet, vectors, lanes),
+        },
+    }
+}
+}
+
+/// What one call of a kernel does with its packets.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident, $run:ident, $job:ident) => {
+        $(#[$doc])*
+        pub(in crate::crypto) fn $name(_: HasAvx512, key: &GcmKey, jobs: &mut [$job<'_>]) {
+            match key.rounds {
+                // SAFETY: `HasAvx512` is made only where the processor has every feature that the kernels name.
+                10 => unsafe { $run::<10>(key, jobs) },
+                // SAFETY: as above.
+                12 => unsafe { $run::<12>(key, jobs) },
+                // SAFETY: as above.
+                _ => unsafe { $run::<14>(key, jobs) },
+            }
+        }
+    };
+}
+
+entry! {
+    /// Seals packets of one key.
+    seal_run, seal_rounds, SealJob
+}
+entry! {
+    /// Opens packets of one key.
+    open_run, open_rounds, OpenJob
+}
+
+kernel! {
+fn seal_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
+    for job in jobs {
+        job.sealed = job.text.len() >= ICV_LEN;
+        if !job.sealed {
+            continue;
+        }
+        let mut packet = Packet { nonce: &job.nonce, aad: job.aad.block(), aad_len: job.aad.len(), text: job.text };
+        let icv = crypt::<ROUNDS, true>(key, &mut packet);
+        let at = packet.text.len() - ICV_LEN;
+        // SAFETY: the text ends with room for the ICV, and the store wants no alignment.
+        unsafe { _mm_storeu_si128(packet.text.as_mut_ptr().wrapping_add(at).cast(), icv) };
+    }
+}
+}
+
+kernel! {
+fn open_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
+    for job in jobs {
+        job.authentic = false;
+        if job.text.len() < ICV_LEN {
+            continue;
+        }
+        let mut packet = Packet { nonce: &job.nonce, aad: job.aad.block(), aad_len: job.aad.len(), text: job.text };
+        let at = packet.text.len() - ICV_LEN;
+        // Before any store: one that it overlapped, masked or not, would hold it up.
+        // SAFETY: the text ends with the ICV, and the load wants no alignment.
+        let received = unsafe { _mm_loadu_si128(packet.text.as_ptr().wrapping_add(at).cast()) };
+        let icv = crypt::<ROUNDS, false>(key, &mut packet);
+        let difference = _mm_xor_si128(icv, received);
+        job.authentic = _mm_testz_si128(difference, difference) == 1;
+        if !job.authentic {
+            wipe(&mut packet.text[..at]);
+        }
+    }
+}
+}
+
+/// Nobody may see what was decrypted from a packet that is not authentic.
+#[cold]
+#[inline(never)]
+fn wipe(text: &mut [u8]) {
+    text.fill(0);
+}

@@ -1,0 +1,176 @@
+//! An expanded AES-GCM key as the vector kernels want it: AES round keys and powers of the hash key.
+//!
+//! GHASH is done in the bit order of POLYVAL (RFC 8452 appendix A): blocks are byte-reversed, the hash key is
+//! multiplied by x once, and a product is `a * b * x^-128` modulo `x^128 + x^127 + x^126 + x^121 + 1`. With
+//! `D = H * x^-64` kept beside each power `H`, the product of a block `M = M1 * x^64 + M0` is
+//!
+//! ```text
+//! R = M1*H1 + M0*D1        F = M1*H0 + M0*D0        M * H = R + F * x^-64
+//! ```
+//!
+//! so any number of products is summed in two accumulators, and one more multiplication reduces the sum: `x^-64` is
+//! `x^64 + x^63 + x^62 + x^57`, hence `F * x^-64 = swap(F) + F0 * 0xc2 << 56`.
+
+use std::arch::x86_64::{
+    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_cvtsi128_si32,
+    _mm_loadu_si128, _mm_set_epi64x, _mm_set1_epi32, _mm_setzero_si128, _mm_shuffle_epi32,
+    _mm_storeu_si128, _mm_xor_si128,
+};
+
+use zeroize::Zeroize;
+
+/// One AES block.
+pub(super) type Block = [u8; 16];
+
+/// Highest power of the hash key: sixteen blocks of a step and the length block.
+pub(super) const POWERS: usize = 17;
+/// Entries of a table of powers. A load of four powers may begin at the last: what follows stays zero.
+const ENTRIES: usize = POWERS + 3;
+/// Round keys of AES-256; the shorter keys use fewer.
+const MAX_ROUND_KEYS: usize = 15;
+/// The reduction's constant, x^63 + x^62 + x^57.
+pub(super) const POLY: u64 = 0xc2 << 56;
+
+/// Round keys and powers of the hash key, of one SA: 896 bytes, fourteen cache lines. Zeroised when dropped.
+#[repr(C, align(64))]
+pub(in crate::crypto) struct GcmKey {
+    /// H^17 down to H^1, each 16 bytes, then zero.
+    pub(super) powers: [Block; ENTRIES],
+    /// H^17 * x^-64 down to H^1 * x^-64, then zero.
+    pub(super) folded: [Block; ENTRIES],
+    /// Round keys in order of use; the first `rounds + 1` count.
+    pub(super) round_keys: [Block; MAX_ROUND_KEYS],
+    /// Rounds: 10, 12 or 14.
+    pub(super) rounds: usize,
+}
+
+const _: () = assert!(size_of::<GcmKey>() == 896);
+
+impl GcmKey {
+    /// Expands `key`: 16, 24 or 32 bytes.
+    #[target_feature(enable = "aes,pclmulqdq,sse2")]
+    pub(in crate::crypto) fn new(key: &[u8]) -> Self {
+        let mut this = Self {
+            powers: [[0; 16]; ENTRIES],
+            folded: [[0; 16]; ENTRIES],
+            round_keys: [[0; 16]; MAX_ROUND_KEYS],
+            rounds: key.len() / 4 + 6,
+        };
+        this.expand_rounds(key);
+        this.expand_powers();
+        this
+    }
+
+    /// The key schedule (FIPS 197 section 5.2).
+    #[target_feature(enable = "aes,sse2")]
+    fn expand_rounds(&mut self, key: &[u8]) {
+        let words = self.round_keys.as_flattened_mut();
+        words[..key.len()].copy_from_slice(key);
+        let (mut round_constant, step) = (1u8, key.len());
+        for at in (step..16 * (self.rounds + 1)).step_by(4) {
+            let mut word = [words[at - 4], words[at - 3], words[at - 2], words[at - 1]];
+            if at % step == 0 {
+                word.rotate_left(1);
+                word = sub_word(word);
+                word[0] ^= round_constant;
+                // Ten constants at most: only the last of AES-128's passes 0x80.
+                round_constant =
+                    (round_constant << 1) ^ if round_constant & 0x80 != 0 { 0x1b } else { 0 };
+            } else if step == 32 && at % step == 16 {
+                word = sub_word(word);
+            }
+            for (offset, byte) in word.iter().enumerate() {
+                words[at + offset] = words[at + offset - step] ^ byte;
+            }
+            word.zeroize();
+        }
+    }
+
+    #[target_feature(enable = "aes,pclmulqdq,sse2")]
+    fn expand_powers(&mut self) {
+        let mut hash_key = self.encrypt_zero();
+        hash_key.reverse();
+        let first = double(hash_key);
+        hash_key.zeroize();
+        let mut power = first;
+        for at in (0..POWERS).rev() {
+            store(&mut self.powers[at], power);
+            store(&mut self.folded[at], fold(power));
+            power = multiply(power, first);
+        }
+    }
+
+    /// The hash key: the zero block, encrypted.
+    #[target_feature(enable = "aes,sse2")]
+    fn encrypt_zero(&self) -> Block {
+        let mut state = load(&self.round_keys[0]);
+        for key in &self.round_keys[1..self.rounds] {
+            state = _mm_aesenc_si128(state, load(key));
+        }
+        let mut out = [0; 16];
+        store(
+            &mut out,
+            _mm_aesenclast_si128(state, load(&self.round_keys[self.rounds])),
+        );
+        out
+    }
+}
+
+impl Drop for GcmKey {
+    fn drop(&mut self) {
+        self.powers.zeroize();
+        self.folded.zeroize();
+        self.round_keys.zeroize();
+    }
+}
+
+/// The S-box on four bytes, in constant time: with four equal columns the row shift of a round changes nothing.
+#[target_feature(enable = "aes,sse2")]
+fn sub_word(word: [u8; 4]) -> [u8; 4] {
+    let state = _mm_set1_epi32(i32::from_le_bytes(word));
+    _mm_cvtsi128_si32(_mm_aesenclast_si128(state, _mm_setzero_si128())).to_le_bytes()
+}
+
+/// `block * x`, in constant time; `block` is little-endian.
+#[target_feature(enable = "sse2")]
+fn double(block: Block) -> __m128i {
+    let value = u128::from_le_bytes(block);
+    let carry = 0u128.wrapping_sub(value >> 127);
+    let reduced = value << 1 ^ carry & (u128::from(POLY) << 64 | 1);
+    load(&reduced.to_le_bytes())
+}
+
+/// `a * x^-64`.
+#[target_feature(enable = "pclmulqdq,sse2")]
+fn fold(a: __m128i) -> __m128i {
+    let poly = _mm_set_epi64x(0, POLY.cast_signed());
+    let swapped = _mm_shuffle_epi32::<0b01_00_11_10>(a);
+    _mm_xor_si128(swapped, _mm_clmulepi64_si128::<0x00>(a, poly))
+}
+
+/// `a * b * x^-128`.
+#[target_feature(enable = "pclmulqdq,sse2")]
+fn multiply(a: __m128i, b: __m128i) -> __m128i {
+    let folded = fold(b);
+    let high = _mm_xor_si128(
+        _mm_clmulepi64_si128::<0x11>(a, b),
+        _mm_clmulepi64_si128::<0x10>(a, folded),
+    );
+    let low = _mm_xor_si128(
+        _mm_clmulepi64_si128::<0x01>(a, b),
+        _mm_clmulepi64_si128::<0x00>(a, folded),
+    );
+    _mm_xor_si128(high, fold(low))
+}
+
+#[target_feature(enable = "sse2")]
+fn load(block: &Block) -> __m128i {
+    // SAFETY: 16 bytes are borrowed, and the load wants no alignment.
+    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "sse2")]
+fn store(block: &mut Block, value: __m128i) {
+    // SAFETY: 16 bytes are borrowed for writing, and the store wants no alignment.
+    unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), value) }
+}
