@@ -19,4 +19,5 @@ pub mod ether;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod rss;
 pub mod udp;
