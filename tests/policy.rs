@@ -13,6 +13,8 @@ mod checks;
 mod robust;
 #[path = "policy/secrets.rs"]
 mod secrets;
+#[path = "policy/split.rs"]
+mod split;
 
 /// Keys of tests begin like this, in files and in the environment; no output may contain it.
 const KEY_START: &str = "5ec0de";

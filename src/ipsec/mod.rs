@@ -13,6 +13,7 @@
 
 pub mod esp_in;
 pub mod esp_out;
+pub mod flow_hash;
 pub mod outer;
 pub mod replay;
 pub mod sa;

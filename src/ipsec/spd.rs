@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::ids::SaIndex;
+use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::selector::{Address, AddressPair};
 
 /// What is done with a packet that came in clear on the protected side.
@@ -15,9 +16,16 @@ use crate::ipsec::selector::{Address, AddressPair};
 pub enum SpdAction {
     /// Sealed with this SA.
     Protect(SaIndex),
+    /// Sealed with one SA of these, the same for a flow.
+    Spread(SaGroup),
     /// Discarded: no policy names it.
     Discard,
 }
+
+const _: () = assert!(
+    size_of::<SpdAction>() == 8,
+    "a group must not make entries larger"
+);
 
 /// An immutable set of policies, compiled for lookup.
 #[derive(Default)]
@@ -149,7 +157,7 @@ mod tests {
         let addr = |text: &str| text.parse().expect("address");
         match spd.lookup(AddressPair::new(addr(source), addr(destination)).expect("one family")) {
             SpdAction::Protect(sa) => Some(sa.0),
-            SpdAction::Discard => None,
+            SpdAction::Spread(_) | SpdAction::Discard => None,
         }
     }
 
@@ -198,7 +206,7 @@ mod tests {
                 let best = list.iter().filter(|(ps, pd)| fits(ps, s) && fits(pd, d))
                     .map(|(ps, pd)| u16::from(ps.prefix_len()) + u16::from(pd.prefix_len())).max();
                 match spd.lookup(AddressPair::V4(s, d)) {
-                    SpdAction::Discard => prop_assert_eq!(best, None),
+                    SpdAction::Spread(_) | SpdAction::Discard => prop_assert_eq!(best, None),
                     SpdAction::Protect(sa) => {
                         let (ps, pd) = &list[sa.index()];
                         prop_assert!(fits(ps, s) && fits(pd, d));

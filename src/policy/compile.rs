@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::ids::{NextHopIndex, PortIndex, SaIndex, TunnelIndex};
+use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
 use crate::ipsec::sad::SpiIndex;
@@ -18,7 +19,8 @@ pub struct Topology {
     pub macs: Vec<MacAddr>,
 }
 
-/// Every endpoint set of `policy` with its tunnel and the slot of its SAs: one slot a set, the same in both directions.
+/// Every endpoint set of `policy`, once for each of its SA pairs, with its tunnel and the slot of the pair: the same in
+/// both directions, and those of a split tunnel next to each other.
 pub fn endpoint_sets(
     policy: &Policy,
 ) -> impl Iterator<Item = (SaIndex, TunnelIndex, &Tunnel, &EndpointSet)> {
@@ -94,20 +96,14 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
     }
 }
 
-/// Every selector of every tunnel, to the SA that carries its family: of two endpoint sets the one whose outer family is
+/// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
 /// the inner one, of one that one.
 fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
     let mut first = 0u32;
     for tunnel in &policy.tunnels {
         for local in &tunnel.local_networks {
-            let is_v4 = local.addr().is_ipv4();
-            let same = tunnel
-                .endpoints
-                .iter()
-                .position(|set| set.local.is_ipv4() == is_v4);
-            let set = u32::try_from(same.unwrap_or(0)).unwrap_or(0);
-            let action = SpdAction::Protect(SaIndex(first.saturating_add(set)));
+            let action = protect(tunnel, local.addr().is_ipv4(), first);
             for remote in &tunnel.remote_networks {
                 builder.add(local, remote, action);
             }
@@ -115,6 +111,24 @@ fn compile_spd(policy: &Policy) -> Spd {
         first = first.saturating_add(u32::try_from(tunnel.endpoints.len()).unwrap_or(0));
     }
     builder.build()
+}
+
+/// What seals packets of one family in `tunnel`, whose slots begin at `first`.
+fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
+    let sets = &tunnel.endpoints;
+    let at = sets.iter().position(|set| set.local.is_ipv4() == is_v4);
+    let at = at.unwrap_or(0);
+    let Some(set) = sets.get(at) else {
+        return SpdAction::Discard;
+    };
+    let of_one_set = sets[at..]
+        .iter()
+        .take_while(|other| other.local == set.local);
+    let slot = SaIndex(first.saturating_add(u32::try_from(at).unwrap_or(0)));
+    match u8::try_from(of_one_set.count()) {
+        Ok(count @ 2..) => SpdAction::Spread(SaGroup::new(slot, count, set.spread_udp_ports)),
+        _ => SpdAction::Protect(slot),
+    }
 }
 
 fn compile_port(

@@ -20,6 +20,10 @@ const ESN: Key = Key::new("esn", "esn = true");
 const WINDOW: Key = Key::new("window", "window = 1024");
 const OUTBOUND_KEYS: &[&Key] = &[&SPI, &CIPHER, &KEY, &ESN];
 const INBOUND_KEYS: &[&Key] = &[&SPI, &CIPHER, &KEY, &ESN, &WINDOW];
+/// What the SAs of a split tunnel have in common, and what each has for itself.
+const SHARED_OUTBOUND_KEYS: &[&Key] = &[&CIPHER, &ESN];
+const SHARED_INBOUND_KEYS: &[&Key] = &[&CIPHER, &ESN, &WINDOW];
+const OWN_KEYS: &[&Key] = &[&SPI, &KEY];
 
 const WINDOW_RANGE: RangeInclusive<u32> = 64..=65_536;
 const DEFAULT_WINDOW: u32 = 1024;
@@ -39,6 +43,13 @@ pub(super) struct KeySource<'a> {
     pub(super) secrets: &'a Secrets,
 }
 
+/// What one SA has, or all SAs of a split tunnel in one direction, beside SPI and key.
+pub(super) struct Transform {
+    cipher: Option<At<Cipher>>,
+    esn: bool,
+    window: u32,
+}
+
 /// One SA as far as it could be read.
 pub(super) struct KeyingDraft {
     pub(super) spi: Option<At<Spi>>,
@@ -49,6 +60,11 @@ pub(super) struct KeyingDraft {
     pub(super) window: u32,
 }
 
+const WINDOW_ELSEWHERE: (&str, &str) = (
+    "window",
+    "the window is the receiver's: write it under inbound",
+);
+
 /// Reads one SA, and its key.
 pub(super) fn read(
     table: &Table<'_>,
@@ -56,38 +72,82 @@ pub(super) fn read(
     source: &KeySource<'_>,
     faults: &mut Faults<'_>,
 ) -> KeyingDraft {
-    let (known, elsewhere): (_, &[_]) = match direction {
-        Direction::Outbound => (
-            OUTBOUND_KEYS,
-            &[(
-                "window",
-                "the window is the receiver's: write it under inbound",
-            )],
-        ),
-        Direction::Inbound => (INBOUND_KEYS, &[]),
-    };
-    table.refuse_unknown(known, elsewhere, faults);
-    let spi = table
-        .need(&SPI, faults)
-        .and_then(|value| spi(&value, faults));
+    match direction {
+        Direction::Outbound => table.refuse_unknown(OUTBOUND_KEYS, &[WINDOW_ELSEWHERE], faults),
+        Direction::Inbound => table.refuse_unknown(INBOUND_KEYS, &[], faults),
+    }
+    let transform = transform(table, direction, faults);
+    spi_and_key(table, &transform, source, faults)
+}
+
+/// Reads what the SAs of a split tunnel have in common in one direction.
+pub(super) fn read_shared(
+    table: &Table<'_>,
+    direction: Direction,
+    faults: &mut Faults<'_>,
+) -> Transform {
+    const OWN: &str =
+        "each SA of a split tunnel has its own: write it under [[tunnel.endpoints.sa]]";
+    let own = [("spi", OWN), ("key", OWN)];
+    match direction {
+        Direction::Outbound => {
+            let elsewhere = [own[0], own[1], WINDOW_ELSEWHERE];
+            table.refuse_unknown(SHARED_OUTBOUND_KEYS, &elsewhere, faults);
+        }
+        Direction::Inbound => table.refuse_unknown(SHARED_INBOUND_KEYS, &own, faults),
+    }
+    transform(table, direction, faults)
+}
+
+/// Reads one SA of a split tunnel, and its key.
+pub(super) fn read_own(
+    table: &Table<'_>,
+    transform: &Transform,
+    source: &KeySource<'_>,
+    faults: &mut Faults<'_>,
+) -> KeyingDraft {
+    const SHARED: &str = "the SAs of a split tunnel share it: write it once, under [tunnel.endpoints.outbound] or \
+                          [tunnel.endpoints.inbound]";
+    let shared = ["cipher", "esn", "window"].map(|key| (key, SHARED));
+    table.refuse_unknown(OWN_KEYS, &shared, faults);
+    spi_and_key(table, transform, source, faults)
+}
+
+fn transform(table: &Table<'_>, direction: Direction, faults: &mut Faults<'_>) -> Transform {
     let cipher = table
         .need(&CIPHER, faults)
         .and_then(|value| cipher(&value, faults));
-    let key = table.need(&KEY, faults);
-    let material = key
-        .as_ref()
-        .and_then(|value| key_material(value, cipher.as_ref(), source, faults));
     let esn = table.find(&ESN).and_then(|value| value.boolean(faults));
     let window = match direction {
         Direction::Inbound => table.find(&WINDOW).and_then(|value| window(&value, faults)),
         Direction::Outbound => None,
     };
+    Transform {
+        cipher,
+        esn: esn.is_none_or(|esn| esn.value),
+        window: window.unwrap_or(DEFAULT_WINDOW),
+    }
+}
+
+fn spi_and_key(
+    table: &Table<'_>,
+    transform: &Transform,
+    source: &KeySource<'_>,
+    faults: &mut Faults<'_>,
+) -> KeyingDraft {
+    let spi = table
+        .need(&SPI, faults)
+        .and_then(|value| spi(&value, faults));
+    let key = table.need(&KEY, faults);
+    let material = key
+        .as_ref()
+        .and_then(|value| key_material(value, transform.cipher.as_ref(), source, faults));
     KeyingDraft {
         spi,
         key: material,
         key_span: key.map(|value| value.span),
-        esn: esn.is_none_or(|esn| esn.value),
-        window: window.unwrap_or(DEFAULT_WINDOW),
+        esn: transform.esn,
+        window: transform.window,
     }
 }
 

@@ -122,11 +122,12 @@ pub struct Tunnel {
     pub local_networks: Vec<IpNet>,
     /// Protected networks behind the peer, host bits zero, at least one; some family is on both sides.
     pub remote_networks: Vec<IpNet>,
-    /// One or two endpoint sets, at most one per outer family.
+    /// One endpoint set, or one of each outer family. Where the tunnel is split into several SA pairs, a set is there once
+    /// for each of them: next to each other, and alike but for the SAs.
     pub endpoints: Vec<EndpointSet>,
 }
 
-/// The two tunnel endpoints in one address family, and the SA pair between them.
+/// The two tunnel endpoints in one address family, and an SA pair between them.
 pub struct EndpointSet {
     /// Our outer address.
     pub local: IpAddr,
@@ -136,6 +137,8 @@ pub struct EndpointSet {
     pub encapsulation: Encapsulation,
     /// How outer headers are built.
     pub outer: OuterHeader,
+    /// In a split tunnel, UDP flows are told apart by ports too: no inner UDP is fragmented.
+    pub spread_udp_ports: bool,
     /// The SA we seal with.
     pub outbound: OutboundKeying,
     /// The SA we open with.

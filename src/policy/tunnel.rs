@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value};
-use super::keying::{self, Direction, KeySource, KeyingDraft};
+use super::keying::{self, Direction, KeySource, KeyingDraft, Transform};
 use super::model::{
     DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, InboundKeying, OutboundKeying,
     OuterHeader, Tunnel,
@@ -42,6 +42,21 @@ const INBOUND: Key = Key::new(
     "inbound",
     "a table [tunnel.endpoints.inbound] with spi, cipher and key",
 );
+const SA: Key = Key::new(
+    "sa",
+    "a table [[tunnel.endpoints.sa]] with outbound and inbound for each SA",
+);
+const SPREAD_UDP_PORTS: Key = Key::new("spread_udp_ports", "spread_udp_ports = true");
+/// Of one SA of a split tunnel.
+const OWN_OUTBOUND: Key = Key::new(
+    "outbound",
+    "outbound = { spi = 0x1001, key = { file = \"west-to-east-1.key\" } }",
+);
+const OWN_INBOUND: Key = Key::new(
+    "inbound",
+    "inbound = { spi = 0x2001, key = { file = \"east-to-west-1.key\" } }",
+);
+const SA_KEYS: &[&Key] = &[&OWN_OUTBOUND, &OWN_INBOUND];
 const ENDPOINT_KEYS: &[&Key] = &[
     &LOCAL,
     &REMOTE,
@@ -54,10 +69,14 @@ const ENDPOINT_KEYS: &[&Key] = &[
     &ECN,
     &OUTBOUND,
     &INBOUND,
+    &SA,
+    &SPREAD_UDP_PORTS,
 ];
 
 /// Networks on one side of a tunnel.
 const MAX_NETWORKS: usize = 256;
+/// SAs of one endpoint set in each direction: no port has more queues.
+const MAX_SAS: usize = 64;
 const DEFAULT_UDP_PORT: u16 = PORT_NAT_T;
 const DEFAULT_HOP_LIMIT: u8 = 64;
 
@@ -84,8 +103,25 @@ pub(super) struct EndpointDraft {
     remote: Option<At<IpAddr>>,
     encapsulation: Encapsulation,
     outer: OuterHeader,
+    spread_udp_ports: bool,
+    /// At least one; more where the tunnel is split.
+    sas: Vec<SaDraft>,
+}
+
+/// The two SAs between the ends of an endpoint set, or one such pair of a split tunnel.
+struct SaDraft {
     outbound: Option<KeyingDraft>,
     inbound: Option<KeyingDraft>,
+}
+
+impl EndpointDraft {
+    /// Every SA, in the order of the file.
+    fn keyings(&self) -> impl Iterator<Item = &KeyingDraft> {
+        self.sas
+            .iter()
+            .flat_map(|sa| [&sa.outbound, &sa.inbound])
+            .flatten()
+    }
 }
 
 /// Reads every `[[tunnel]]`, each by itself.
@@ -243,25 +279,103 @@ fn endpoint_set(
     if let (Some(local), Some(remote)) = (&local, &remote) {
         check_ends(local, remote, faults);
     }
-    let mut keying = |key, title, direction| {
-        let value = table.need(key, faults)?;
-        let table = value.table(title, faults)?;
-        Some(keying::read(&table, direction, source, faults))
-    };
-    let outbound = keying(
-        &OUTBOUND,
-        "[tunnel.endpoints.outbound]",
-        Direction::Outbound,
-    );
-    let inbound = keying(&INBOUND, "[tunnel.endpoints.inbound]", Direction::Inbound);
     EndpointDraft {
         local,
         remote,
         encapsulation: encapsulation(table, faults),
         outer: outer_header(table, faults),
-        outbound,
-        inbound,
+        spread_udp_ports: spread_udp_ports(table, faults),
+        sas: match table.find(&SA) {
+            None => vec![sa_pair(table, source, faults)],
+            Some(value) => split_sas(table, &value, source, faults),
+        },
     }
+}
+
+/// The SAs of a tunnel that is not split.
+fn sa_pair(table: &Table<'_>, source: &KeySource<'_>, faults: &mut Faults<'_>) -> SaDraft {
+    let mut keying = |key, title, direction| {
+        let value = table.need(key, faults)?;
+        let table = value.table(title, faults)?;
+        Some(keying::read(&table, direction, source, faults))
+    };
+    SaDraft {
+        outbound: keying(
+            &OUTBOUND,
+            "[tunnel.endpoints.outbound]",
+            Direction::Outbound,
+        ),
+        inbound: keying(&INBOUND, "[tunnel.endpoints.inbound]", Direction::Inbound),
+    }
+}
+
+/// The SAs of a split tunnel: what they share stands under `outbound` and `inbound` of `table`, the rest in `sas`.
+fn split_sas(
+    table: &Table<'_>,
+    sas: &Value<'_>,
+    source: &KeySource<'_>,
+    faults: &mut Faults<'_>,
+) -> Vec<SaDraft> {
+    let mut shared = |key, title, direction| {
+        let value = table.need(key, faults)?;
+        let table = value.table(title, faults)?;
+        Some(keying::read_shared(&table, direction, faults))
+    };
+    let outbound = shared(
+        &OUTBOUND,
+        "[tunnel.endpoints.outbound]",
+        Direction::Outbound,
+    );
+    let inbound = shared(&INBOUND, "[tunnel.endpoints.inbound]", Direction::Inbound);
+    let tables = sas.tables("[[tunnel.endpoints.sa]]", faults);
+    let wrong = match tables.get(MAX_SAS) {
+        Some(extra) => Some((
+            &extra.span,
+            format!("an endpoint set has at most {MAX_SAS} SAs in each direction"),
+        )),
+        None if tables.is_empty() => Some((&sas.span, "sa is empty".to_owned())),
+        None => None,
+    };
+    if let Some((span, message)) = wrong {
+        let help = "write one [[tunnel.endpoints.sa]] for each core of the end that has fewer";
+        faults.add(Fault::new(span, message).help(help));
+    }
+    let tables = tables.get(..MAX_SAS).unwrap_or(&tables);
+    let pair = |table: &Table<'_>| {
+        table.refuse_unknown(SA_KEYS, &[], faults);
+        let mut keying = |key, title, transform: &Option<Transform>| {
+            let value = table.need(key, faults)?;
+            let table = value.table(title, faults)?;
+            Some(keying::read_own(
+                &table,
+                transform.as_ref()?,
+                source,
+                faults,
+            ))
+        };
+        SaDraft {
+            outbound: keying(
+                &OWN_OUTBOUND,
+                "outbound of [[tunnel.endpoints.sa]]",
+                &outbound,
+            ),
+            inbound: keying(&OWN_INBOUND, "inbound of [[tunnel.endpoints.sa]]", &inbound),
+        }
+    };
+    tables.iter().map(pair).collect()
+}
+
+fn spread_udp_ports(table: &Table<'_>, faults: &mut Faults<'_>) -> bool {
+    let Some(value) = table.find(&SPREAD_UDP_PORTS) else {
+        return false;
+    };
+    if table.find(&SA).is_none() {
+        let fault = Fault::new(&value.span, "spread_udp_ports without SAs to spread over");
+        faults.add(
+            fault.help("remove it, or split the tunnel: write [[tunnel.endpoints.sa]] tables"),
+        );
+    }
+    value.boolean(faults).is_some_and(|spread| spread.value)
 }
 
 fn check_ends(local: &At<IpAddr>, remote: &At<IpAddr>, faults: &mut Faults<'_>) {
@@ -413,35 +527,35 @@ pub(super) fn check_unique(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>)
     let mut outbound_spis = Once::new();
     let mut keys = Once::new();
     for set in tunnels.iter().flat_map(|tunnel| &tunnel.endpoints) {
-        if let Some(spi) = set.inbound.as_ref().and_then(|sa| sa.spi.as_ref())
-            && let Some(first) = inbound_spis.first(spi.value, &spi.span)
-        {
-            let fault = Fault::new(
-                &spi.span,
-                format!("the inbound SPI {} is given twice", spi.value),
-            );
-            let fault = fault.related(first, "it is first given here");
-            faults.add(fault.help(
-                "give each inbound SA of this gateway an SPI of its own, and its peer the same",
-            ));
+        let inbound = set.sas.iter().filter_map(|sa| sa.inbound.as_ref());
+        for spi in inbound.filter_map(|sa| sa.spi.as_ref()) {
+            if let Some(first) = inbound_spis.first(spi.value, &spi.span) {
+                let fault = Fault::new(
+                    &spi.span,
+                    format!("the inbound SPI {} is given twice", spi.value),
+                );
+                let fault = fault.related(first, "it is first given here");
+                faults.add(fault.help(
+                    "give each inbound SA of this gateway an SPI of its own, and its peer the same",
+                ));
+            }
         }
-        if let Some(spi) = set.outbound.as_ref().and_then(|sa| sa.spi.as_ref())
-            && let Some(remote) = &set.remote
-            && let Some(first) = outbound_spis.first((remote.value, spi.value), &spi.span)
-        {
-            let message = format!(
-                "the outbound SPI {} to {} is given twice",
-                spi.value, remote.value
-            );
-            let fault = Fault::new(&spi.span, message).related(first, "it is first given here");
-            faults.add(fault.help(
-                "give each outbound SA to one peer an SPI of its own, the peer's inbound one",
-            ));
+        let outbound = set.sas.iter().filter_map(|sa| sa.outbound.as_ref());
+        for spi in outbound.filter_map(|sa| sa.spi.as_ref()) {
+            if let Some(remote) = &set.remote
+                && let Some(first) = outbound_spis.first((remote.value, spi.value), &spi.span)
+            {
+                let message = format!(
+                    "the outbound SPI {} to {} is given twice",
+                    spi.value, remote.value
+                );
+                let fault = Fault::new(&spi.span, message).related(first, "it is first given here");
+                faults.add(fault.help(
+                    "give each outbound SA to one peer an SPI of its own, the peer's inbound one",
+                ));
+            }
         }
-        for key in [&set.outbound, &set.inbound]
-            .into_iter()
-            .filter_map(|sa| sa.as_ref()?.key.as_ref())
-        {
+        for key in set.keyings().filter_map(|sa| sa.key.as_ref()) {
             if let Some(first) = keys.first(key.value.fingerprint(), &key.span) {
                 let fault = Fault::new(
                     &key.span,
@@ -465,7 +579,7 @@ pub(super) fn check_lab_keys(
     faults: &mut Faults<'_>,
 ) {
     let sets = tunnels.iter().flat_map(|tunnel| &tunnel.endpoints);
-    let mut sas = sets.flat_map(|set| [&set.outbound, &set.inbound]).flatten();
+    let mut sas = sets.flat_map(EndpointDraft::keyings);
     let Some(key) = sas
         .find_map(|sa| sa.key_span.as_ref())
         .filter(|_| !lab_keys.value)
@@ -492,29 +606,38 @@ pub(super) fn finish(tunnels: Vec<TunnelDraft<'_>>) -> Option<Vec<Tunnel>> {
                 .endpoints
                 .into_iter()
                 .map(finish_set)
-                .collect::<Option<_>>()?,
+                .collect::<Option<Vec<_>>>()?
+                .into_iter()
+                .flatten()
+                .collect(),
         })
     };
     tunnels.into_iter().map(complete).collect()
 }
 
-fn finish_set(set: EndpointDraft) -> Option<EndpointSet> {
-    let (outbound, inbound) = (set.outbound?, set.inbound?);
-    Some(EndpointSet {
-        local: set.local?.value,
-        remote: set.remote?.value,
-        encapsulation: set.encapsulation,
-        outer: set.outer,
-        outbound: OutboundKeying {
-            spi: outbound.spi?.value,
-            key: outbound.key?.value,
-            esn: outbound.esn,
-        },
-        inbound: InboundKeying {
-            spi: inbound.spi?.value,
-            key: inbound.key?.value,
-            esn: inbound.esn,
-            window: inbound.window,
-        },
-    })
+/// One set for each SA pair.
+fn finish_set(set: EndpointDraft) -> Option<Vec<EndpointSet>> {
+    let (local, remote) = (set.local?.value, set.remote?.value);
+    let finish = |sa: SaDraft| {
+        let (outbound, inbound) = (sa.outbound?, sa.inbound?);
+        Some(EndpointSet {
+            local,
+            remote,
+            encapsulation: set.encapsulation,
+            outer: set.outer,
+            spread_udp_ports: set.spread_udp_ports,
+            outbound: OutboundKeying {
+                spi: outbound.spi?.value,
+                key: outbound.key?.value,
+                esn: outbound.esn,
+            },
+            inbound: InboundKeying {
+                spi: inbound.spi?.value,
+                key: inbound.key?.value,
+                esn: inbound.esn,
+                window: inbound.window,
+            },
+        })
+    };
+    set.sas.into_iter().map(finish).collect()
 }

@@ -14,6 +14,8 @@ pub mod protocol {
     pub const ICMP: u8 = 1;
     /// IPv4 in a tunnel.
     pub const IPV4: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
     /// IPv6 in a tunnel.

@@ -43,8 +43,10 @@ fn find_policy<B: PacketBuf>(
     sad: SadView<'_>,
 ) -> Result<(), DropReason> {
     let addresses = address_pair(packet.data(), meta.kind).ok_or(DropReason::Runt)?;
-    let SpdAction::Protect(slot) = tables.spd.lookup(addresses) else {
-        return Err(DropReason::NoPolicy);
+    let slot = match tables.spd.lookup(addresses) {
+        SpdAction::Protect(slot) => slot,
+        SpdAction::Spread(group) => group.slot(packet.data(), meta.kind),
+        SpdAction::Discard => return Err(DropReason::NoPolicy),
     };
     meta.sa = Some(slot);
     let sa = sad.outbound(slot).ok_or(DropReason::SaDown)?;
