@@ -31,6 +31,7 @@ mod dpdk {
         "rte_eth_(rx|tx)_queue_setup",
         "rte_eth_promiscuous_(enable|disable)",
         "rte_eth_(macaddr_get|link_get_nowait|stats_get)",
+        "rte_eth_dev_rss_(hash_conf_get|hash_update|reta_query|reta_update)",
     ];
     const CONSTANTS: &[&str] = &[
         "GW_.*",

@@ -13,6 +13,7 @@
 #include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
+#include <rte_thash.h>
 
 /* Rust reads and writes these fields itself (src/dpdk/mbuf.rs). */
 _Static_assert(offsetof(struct rte_mbuf, buf_addr) == 0, "rte_mbuf.buf_addr moved");
@@ -93,4 +94,14 @@ int gw_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, uns
 unsigned int gw_ring_dequeue_burst(struct rte_ring *ring, struct rte_mbuf **mbufs, unsigned int count)
 {
 	return rte_ring_dequeue_burst(ring, (void **)mbufs, count, NULL);
+}
+
+uint32_t gw_softrss(const uint32_t *words, uint32_t count, const uint32_t *key)
+{
+	return rte_softrss((uint32_t *)(uintptr_t)words, count, (const uint8_t *)key);
+}
+
+uint32_t gw_softrss_be(const uint32_t *words, uint32_t count, const uint32_t *converted_key)
+{
+	return rte_softrss_be((uint32_t *)(uintptr_t)words, count, (const uint8_t *)converted_key);
 }

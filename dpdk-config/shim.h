@@ -29,3 +29,6 @@ unsigned int gw_mempool_chunks(const struct rte_mempool *pool);
 /* All of `count` or none; 0 for all. */
 int gw_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 unsigned int gw_ring_dequeue_burst(struct rte_ring *ring, struct rte_mbuf **mbufs, unsigned int count);
+/* rte_softrss and rte_softrss_be, which hold our hash to DPDK's in a test. The key has one word more than the input. */
+uint32_t gw_softrss(const uint32_t *words, uint32_t count, const uint32_t *key);
+uint32_t gw_softrss_be(const uint32_t *words, uint32_t count, const uint32_t *converted_key);

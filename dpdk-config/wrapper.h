@@ -16,6 +16,10 @@
 #include "shim.h"
 
 /* bindgen skips constants that are made by a function-like macro. */
+static const uint64_t GW_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t GW_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t GW_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t GW_RSS_ESP = RTE_ETH_RSS_ESP;
 static const uint64_t GW_RSS_FIELDS =
 	RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_ESP;
 static const uint32_t GW_LCORE_ID_ANY = LCORE_ID_ANY;

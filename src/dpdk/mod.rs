@@ -48,6 +48,7 @@ pub mod mbuf;
 pub mod mempool;
 pub mod port;
 pub mod ring;
+pub mod rss;
 mod sys;
 
 pub use burst::Burst;
@@ -60,3 +61,4 @@ pub use port::{
     Limits, Link, Port, PortSettings, PortStats, Queues, RxQueue, StartedPort, TxQueue,
 };
 pub use ring::{RingPair, ring_pair};
+pub use rss::{Rss, softrss};

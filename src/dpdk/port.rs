@@ -11,6 +11,7 @@ use super::burst::Burst;
 use super::eal::Eal;
 use super::error::{DpdkError, Errno};
 use super::mempool::Mempool;
+use super::rss::{self, Rss};
 use super::sys;
 
 /// How a port is to work.
@@ -104,6 +105,7 @@ pub struct Port<'eal> {
     handle: Handle<'eal>,
     configured: Option<Configured>,
     queues: (u16, u16),
+    rss_key: &'static [u8],
 }
 
 /// A port that runs. Dropping it stops and closes it; its queues borrow it, so that they are gone by then.
@@ -112,6 +114,7 @@ pub struct StartedPort<'eal> {
     handle: Handle<'eal>,
     configured: Configured,
     queues: (u16, u16),
+    rss: Option<Rss>,
     handed_out: Cell<bool>,
 }
 
@@ -131,6 +134,7 @@ impl<'eal> Port<'eal> {
             },
             configured: None,
             queues: (0, 0),
+            rss_key: &[],
         })
     }
 
@@ -153,6 +157,12 @@ impl<'eal> Port<'eal> {
     /// [`DpdkError::Call`].
     pub fn mac(&self) -> Result<[u8; 6], DpdkError> {
         self.handle.mac()
+    }
+
+    /// Makes the head of `key` the hash key of RSS, where the driver has keys and they are no longer. To be called before
+    /// [`Self::configure`]; without it the driver chooses.
+    pub fn set_rss_key(&mut self, key: &'static [u8]) {
+        self.rss_key = key;
     }
 
     /// Sets queues, MTU and receive mode; received packets will be mbufs of `pool`. Needed once before [`Self::start`].
@@ -204,12 +214,28 @@ impl<'eal> Port<'eal> {
         let started = unsafe { sys::rte_eth_dev_start(id.0) };
         DpdkError::check(started, "rte_eth_dev_start", || format!("port {}", id.0))?;
         self.handle.started = true;
+        let rss = if configured.rss {
+            Some(self.settle_rss()?)
+        } else {
+            None
+        };
         Ok(StartedPort {
             handle: self.handle,
             configured,
             queues: self.queues,
+            rss,
             handed_out: Cell::new(false),
         })
+    }
+
+    fn settle_rss(&self) -> Result<Rss, DpdkError> {
+        let device = self.handle.dev_info()?;
+        let wanted = rss::Wanted {
+            fields: sys::GW_RSS_FIELDS & device.flow_type_rss_offloads,
+            key: rss::fitting(self.rss_key, &device),
+            queues: self.queues.0,
+        };
+        Ok(rss::settle(self.handle.id, &device, wanted))
     }
 
     /// What drivers should check themselves. `net_null` writes the packet size it was told without a look at the mbuf, and
@@ -245,9 +271,20 @@ impl<'eal> Port<'eal> {
         conf.rxmode.mtu = u32::from(settings.mtu);
         if rss {
             conf.rxmode.mq_mode = sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
-            conf.rx_adv_conf.rss_conf.rss_hf = sys::GW_RSS_FIELDS & device.flow_type_rss_offloads;
+            // A driver that says nothing of keys gets none here.
+            let key = match device.hash_key_size {
+                0 => &[],
+                _ => rss::fitting(self.rss_key, device),
+            };
+            let (key, len) = rss::key_pointer(key);
+            conf.rx_adv_conf.rss_conf = sys::rte_eth_rss_conf {
+                rss_key: key,
+                rss_key_len: len,
+                rss_hf: sys::GW_RSS_FIELDS & device.flow_type_rss_offloads,
+            };
         }
-        // SAFETY: the handle holds a valid port that is not started, on EAL's thread; `conf` is read during the call.
+        // SAFETY: the handle holds a valid port that is not started, on EAL's thread; `conf` is read during the call, and
+        // the key that it points to, which drivers read at later times too, lives as long as the process.
         let done = unsafe {
             sys::rte_eth_dev_configure(
                 id.0,
@@ -323,6 +360,11 @@ impl StartedPort<'_> {
     /// DPDK's number for it.
     pub fn id(&self) -> PortId {
         self.handle.id
+    }
+
+    /// How it spreads packets over its receive queues; `None` where it does not.
+    pub fn rss(&self) -> Option<&Rss> {
+        self.rss.as_ref()
     }
 
     /// How it was configured, where that depends on the driver.
