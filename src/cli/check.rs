@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use super::Failure;
-use crate::policy::{self, Policy, Secrets};
+use crate::policy::{self, Policy, Secrets, queues};
+use crate::wire::rss::USUAL_TABLE_LEN;
 
 /// Reads a policy file; a failure holds every mistake in it, ready to print.
 pub(super) fn load(file: &Path) -> Result<Policy, Failure> {
@@ -14,6 +15,9 @@ pub(super) fn load(file: &Path) -> Result<Policy, Failure> {
 
 pub(super) fn check(file: &Path) -> Result<(), Failure> {
     let policy = load(file)?;
+    for warning in queues::check_declared(&policy, USUAL_TABLE_LEN) {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
     let sas: usize = policy
         .tunnels
         .iter()

@@ -10,6 +10,7 @@ mod log;
 #[cfg(feature = "dpdk")]
 mod run;
 mod show;
+mod spi;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ enum Command {
         /// The file to make; an existing one is never overwritten
         file: PathBuf,
     },
+    /// Choose inbound SPIs for a split tunnel, each of which a NIC leads to its own receive queue
+    Spi(spi::SpiArgs),
     /// Print shell completions
     Completions {
         /// The shell
@@ -144,6 +147,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::show(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
+        Command::Spi(args) => spi::spi(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut script);

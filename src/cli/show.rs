@@ -31,7 +31,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     print(text.as_bytes())
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         Failure::new(format_args!(
             "answer not understood, is the gateway of another version? {error}"
@@ -66,6 +66,7 @@ fn ports(report: &PortsReport) -> String {
         "link",
         "mtu",
         "queues",
+        "rss",
         "rx packets",
         "rx bytes",
         "tx packets",
@@ -74,7 +75,7 @@ fn ports(report: &PortsReport) -> String {
         "mac",
         "driver",
     ];
-    let mut table = table(&head, &[4, 5, 6, 7, 8, 9, 10]);
+    let mut table = table(&head, &[4, 5, 7, 8, 9, 10, 11]);
     for port in &report.ports {
         table.add_row([
             port.name.clone(),
@@ -83,6 +84,9 @@ fn ports(report: &PortsReport) -> String {
             port.link.clone(),
             port.mtu.to_string(),
             port.queues.to_string(),
+            port.rss
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |rss| rss.functions.join(" ")),
             port.rx_packets.to_string(),
             port.rx_bytes.to_string(),
             port.tx_packets.to_string(),

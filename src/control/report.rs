@@ -9,6 +9,7 @@ use crate::ipsec::sa::{SaCounters, SaIdentity};
 use crate::ipsec::sad::Sad;
 use crate::policy::model::Side;
 use crate::rcu::Writer;
+use crate::wire::rss::Spreading;
 use crate::worker::counters::WorkerCounters;
 use crate::worker::probe::Stage;
 
@@ -38,6 +39,9 @@ pub struct PortReport {
     pub mtu: u16,
     /// Queue pairs in use.
     pub queues: u16,
+    /// How received packets are spread over the queues, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss: Option<RssReport>,
     /// `up` or `down`.
     pub link: String,
     /// Link speed in Mbit/s, where the driver knows it.
@@ -52,6 +56,27 @@ pub struct PortReport {
     pub tx_bytes: u64,
     /// Frames the driver could not take in for want of buffers or queue room.
     pub rx_missed: u64,
+}
+
+/// Receive side scaling of a port, as its driver tells.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct RssReport {
+    /// What packets are told apart by: `ip`, `tcp`, `udp`, `esp`.
+    pub functions: Vec<String>,
+    /// The hash key, hexadecimal; empty where the driver does not tell. It is no secret: every gateway has the same.
+    pub key: String,
+    /// The redirection table: a queue for each value of the hash's low bits; empty where the driver does not tell.
+    pub table: Vec<u16>,
+}
+
+impl RssReport {
+    /// What can be computed from it; `None` where the driver does not tell enough.
+    pub fn spreading(&self) -> Option<Spreading> {
+        let byte = |at| u8::from_str_radix(self.key.get(at..at + 2)?, 16).ok();
+        let key: Option<Vec<u8>> = (0..self.key.len()).step_by(2).map(byte).collect();
+        let key = key.filter(|key| !key.is_empty())?;
+        Spreading::new(&key, &self.table)
+    }
 }
 
 /// `show sa`.

@@ -126,6 +126,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     let (opened, started) = ports::open(&eal, &policy, &pool, |port| {
         eal.port_by_device(&ports::dpdk_device(&port.device))
     })?;
+    ports::warn_of_one_queue(&policy, &started);
     let result = run_on(
         policy,
         options,

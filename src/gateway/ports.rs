@@ -1,6 +1,6 @@
 //! Ports, their queues, and which worker polls which.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::dpdk::eal::{self, Eal};
 use crate::dpdk::error::DpdkError;
@@ -10,6 +10,8 @@ use crate::ids::{PortId, PortIndex};
 use crate::meta::BURST;
 use crate::policy::Policy;
 use crate::policy::model::{self, MacAddr};
+use crate::policy::queues;
+use crate::wire::rss::{EspInput, RSS_KEY, Spreading};
 use crate::worker::datapath::Lane;
 
 /// Descriptors asked for on each queue.
@@ -136,15 +138,18 @@ pub fn open<'e>(
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
         };
-        let configured = handle.configure(&settings, pool)?;
+        handle.set_rss_key(&RSS_KEY);
+        handle.configure(&settings, pool)?;
         let mac = own_mac(handle.mac()?, open.len());
+        let handle = handle.start()?;
+        let functions = handle.rss().map(|rss| rss.functions.join(" "));
         info!(
             port = port.name,
             driver = limits.driver,
             mac = %MacAddr(mac),
             queues,
             mtu = port.mtu,
-            rss = configured.rss,
+            rss = functions.as_deref().unwrap_or("none"),
             "port"
         );
         open.push(OpenPort {
@@ -157,9 +162,29 @@ pub fn open<'e>(
             mtu: port.mtu,
             queues,
         });
-        started.push(handle.start()?);
+        started.push(handle);
     }
     Ok((open, started))
+}
+
+/// Says where a split tunnel gains nothing for opening, since its SAs come to one queue.
+pub(super) fn warn_of_one_queue(policy: &Policy, started: &[StartedPort<'_>]) {
+    for split in queues::split_sets(policy) {
+        let Some(rss) = started.get(split.port.index()).and_then(StartedPort::rss) else {
+            continue;
+        };
+        // Which of the two inputs it is, the driver does not tell.
+        let inputs: &[EspInput] = if rss.functions.contains(&"esp") {
+            &EspInput::ALL
+        } else {
+            &[]
+        };
+        if let Some(spreading) = Spreading::new(&rss.key, &rss.table) {
+            for warning in split.check(policy, &spreading, inputs) {
+                warn!("{warning}");
+            }
+        }
+    }
 }
 
 /// The port's MAC address. A driver that has none (`net_ring`) gets one of our own making, told apart by the port's

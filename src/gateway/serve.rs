@@ -11,11 +11,12 @@ use tracing::{debug, info, warn};
 use super::{Control, GatewayError, RunOptions};
 use crate::control::protocol::Method;
 use crate::control::report::{
-    self, DropsReport, PortReport, PortsReport, WorkerReport, WorkersReport, drops_report,
-    side_name, stage_reports,
+    self, DropsReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
+    drops_report, side_name, stage_reports,
 };
 use crate::control::socket::ControlSocket;
 use crate::crypto::tier::Tier;
+use crate::dpdk::rss::Rss;
 use crate::ids::PortIndex;
 use crate::policy::model::{MacAddr, Side};
 use crate::worker::counters::WorkerCounters;
@@ -153,6 +154,7 @@ fn ports_report(control: &Control<'_, '_>) -> PortsReport {
             mac: MacAddr(port.mac).to_string(),
             mtu: port.mtu,
             queues: port.queues,
+            rss: started.rss().map(rss_report),
             link: if link.is_some_and(|link| link.up) {
                 "up".into()
             } else {
@@ -167,6 +169,18 @@ fn ports_report(control: &Control<'_, '_>) -> PortsReport {
         });
     }
     report
+}
+
+fn rss_report(rss: &Rss) -> RssReport {
+    RssReport {
+        functions: rss
+            .functions
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect(),
+        key: rss.key.iter().map(|byte| format!("{byte:02x}")).collect(),
+        table: rss.table.clone(),
+    }
 }
 
 fn workers_report(control: &Control<'_, '_>) -> WorkersReport {

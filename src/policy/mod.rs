@@ -20,6 +20,7 @@ pub mod model;
 mod network;
 mod parse;
 mod port;
+pub mod queues;
 mod route;
 pub mod routes;
 mod secret;
