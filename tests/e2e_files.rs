@@ -2,14 +2,15 @@
 //! 9,000 bytes. Needs no network and no namespaces.
 #![cfg(feature = "dpdk")]
 
+mod process;
+
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
-use serde_json::Value;
+use process::{Gateway, genkey};
 use simplon::generator::{Flow, verify};
 use tempfile::TempDir;
 
@@ -22,76 +23,10 @@ const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 const LIMIT: usize = 9000 - 74;
 
 /// One end of the tunnel, reading from one file and writing to another.
-struct Gateway {
-    process: Child,
-    policy: PathBuf,
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn simplon(arguments: &[&str], policy: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_simplon"));
-    command.args(arguments).arg("--config").arg(policy);
-    command
-}
-
-impl Gateway {
-    fn start(dir: &Path, own: u8, other: u8, lan: &str, wan: &str) -> Self {
-        let name = format!("files-{}-{own}", std::process::id());
-        let policy = dir.join(format!("{own}.toml"));
-        std::fs::write(&policy, policy_text(dir, &name, own, other, lan, wan)).expect("policy");
-        let done = simplon(&["state", "init"], &policy)
-            .output()
-            .expect("simplon");
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        let log = File::create(dir.join(format!("{own}.log"))).expect("log");
-        let process = simplon(&["run"], &policy)
-            .stderr(log)
-            .spawn()
-            .expect("simplon");
-        Self { process, policy }
-    }
-
-    /// Waits until so many frames have come in by `direction`, and returns what became of them.
-    fn wait_received(&mut self, direction: &str, frames: u64) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let shown = simplon(&["show", "drops", "--json"], &self.policy)
-                .stderr(Stdio::null())
-                .output()
-                .expect("simplon");
-            let drops: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
-            if drops["totals"][direction]["received"].as_u64() == Some(frames) {
-                return drops;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "not received {frames}: {drops:#}"
-            );
-            assert!(
-                self.process.try_wait().expect("status").is_none(),
-                "the gateway ended"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn stop(mut self) {
-        let id = i32::try_from(self.process.id()).expect("a process id");
-        let pid = rustix::process::Pid::from_raw(id).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-        let status = self.process.wait().expect("ended");
-        assert!(status.success(), "{status}");
-    }
+fn start(dir: &Path, own: u8, other: u8, lan: &str, wan: &str) -> Gateway {
+    let name = format!("files-{}-{own}", std::process::id());
+    let text = policy_text(dir, &name, own, other, lan, wan);
+    Gateway::start(dir, &own.to_string(), &text)
 }
 
 fn policy_text(dir: &Path, name: &str, own: u8, other: u8, lan: &str, wan: &str) -> String {
@@ -194,18 +129,13 @@ fn packets_up_to_9000_bytes_pass_from_file_to_file() {
     let dir = TempDir::new().expect("dir");
     let path = |name: &str| dir.path().join(name);
     for end in [1, 2] {
-        let done = Command::new(env!("CARGO_BIN_EXE_simplon"))
-            .args(["genkey", "--cipher", "aes-192-gcm"])
-            .arg(path(&format!("{end}.key")))
-            .output()
-            .expect("simplon");
-        assert!(done.status.success());
+        genkey("aes-192-gcm", &path(&format!("{end}.key")));
     }
     write_frames(&path("in.pcap"));
 
     let (from, to) = (path("in.pcap"), path("sealed.pcap"));
     let lan = format!("net_pcap0,rx_pcap={},tx_pcap=/dev/null", from.display());
-    let mut west = Gateway::start(
+    let mut west = start(
         dir.path(),
         1,
         2,
@@ -225,7 +155,7 @@ fn packets_up_to_9000_bytes_pass_from_file_to_file() {
 
     let opened = path("out.pcap");
     let wan = format!("net_pcap1,rx_pcap={},tx_pcap=/dev/null", to.display());
-    let mut east = Gateway::start(
+    let mut east = start(
         dir.path(),
         2,
         1,
