@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use simplon::policy::queues::check_declared;
 use simplon::policy::{Policy, PolicyError, Secrets, Source, parse, render};
+use simplon::wire::rss::USUAL_TABLE_LEN;
 use tempfile::TempDir;
 
 #[path = "policy/checks.rs"]
@@ -100,7 +102,7 @@ fn samples_are_accepted() {
         let text = fs::read_to_string(&path).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let mut environment = Vec::new();
-        // Every SA of the samples has its cipher in the line before its key.
+        // Every SA of the samples has its cipher above its key.
         let mut key_len = 0;
         for (number, line) in (0..).zip(text.lines()) {
             if let Some(cipher) = line.strip_prefix("cipher = ") {
@@ -110,7 +112,7 @@ fn samples_are_accepted() {
                     36
                 };
             }
-            let Some(place) = line.strip_prefix("key = { ") else {
+            let Some((_, place)) = line.split_once("key = { ") else {
                 continue;
             };
             let (kind, rest) = place.split_once(" = \"").unwrap();
@@ -123,13 +125,19 @@ fn samples_are_accepted() {
         let copy = directory.path().join(path.file_name().unwrap());
         let source = Source::new(&copy, &text);
         match parse(&source, &Secrets::with_environment(environment)) {
-            Ok(policy) => seen.push((policy.gateway.name, policy.tunnels.len())),
+            Ok(policy) => {
+                assert_eq!(check_declared(&policy, USUAL_TABLE_LEN), []);
+                seen.push((policy.gateway.name, policy.tunnels.len()));
+            }
             Err(errors) => panic!("{}", render(&errors, &source, false)),
         }
     }
     seen.sort();
     let names: Vec<_> = seen.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["alpha", "dual", "east", "server", "west"]);
+    assert_eq!(
+        names,
+        ["alpha", "dual", "east", "north", "server", "south", "west"]
+    );
 }
 
 #[test]
