@@ -17,9 +17,10 @@
 )]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::avx512_chunks::*;
-use super::key::{Block, GcmKey, POLY, POWERS};
+use super::key::{Block, GcmKey, POLY, POWERS, Rounds};
 use crate::crypto::aead::{ICV_LEN, NONCE_LEN, OpenJob, SealJob};
 
 /// Proof that this processor has what the kernels of this module use.
@@ -104,6 +105,18 @@ struct Run<'k> {
     round_keys: [__m512i; 15],
     swap: __m512i,
     poly: __m512i,
+    hot: Option<&'k Hot>,
+}
+
+/// What a run of many packets of one key shares in memory.
+#[repr(C, align(64))]
+struct Hot {
+    powers: ChunkPowers,
+    /// What each row of counters changes in the state after the first round, however the nonce: one byte of the block
+    /// goes to one column, so what two rows differ in does not depend on the others. Saves a round.
+    // INVARIANT: the first `len` rows are written.
+    rows: [MaybeUninit<__m512i>; ROWS],
+    len: usize,
 }
 
 /// Sums of products, not reduced.
@@ -121,7 +134,7 @@ fn broadcast(block: &Block) -> __m512i {
 }
 
 kernel! {
-fn start<'k, const ROUNDS: usize>(key: &'k GcmKey) -> Run<'k> {
+fn start<'k, const ROUNDS: usize>(key: &'k GcmKey, hot: Option<&'k Hot>) -> Run<'k> {
     let mut round_keys = [_mm512_setzero_si512(); 15];
     // A range that ends with `ROUNDS` itself would not be unrolled, and the keys would go through memory.
     for at in 0..15 {
@@ -135,6 +148,7 @@ fn start<'k, const ROUNDS: usize>(key: &'k GcmKey) -> Run<'k> {
         round_keys,
         swap: broadcast(&reversed),
         poly: _mm512_set1_epi64(POLY.cast_signed()),
+        hot,
     }
 }
 }
@@ -182,29 +196,28 @@ fn reduce(sums: Sums, poly: __m512i) -> __m512i {
 
 kernel! {
 /// AES over `G` vectors. `data[i]` is XORed in; lane 0 of the packet's first vector comes out as the ICV's mask.
-fn encrypt<const ROUNDS: usize, const G: usize>(
+fn encrypt<const ROUNDS: usize, const CACHED: bool, const G: usize>(
     run: &Run<'_>,
-    base: __m512i,
-    row: usize,
+    cursor: &Cursor,
     data: &[__m512i; G],
 ) -> [__m512i; G] {
-    let mut state = [base; G];
+    let mut state = [cursor.base; G];
     let computed;
-    let rows = match COUNTERS.0.get(row..row + G) {
-        Some(rows) => rows,
-        None => {
-            computed = far_rows::<G>(row);
-            computed.as_slice()
-        }
-    };
+    let mut rows = cursor.rows.wrapping_add(64 * cursor.row);
+    if !CACHED && cursor.row + G > ROWS {
+        computed = far_rows::<G>(cursor.row);
+        rows = computed.as_ptr().cast();
+    }
     for i in 0..G {
-        // SAFETY: the slice has `G` rows of 64 bytes.
-        let counters = unsafe { _mm512_loadu_si512(rows.as_ptr().wrapping_add(i).cast()) };
-        state[i] = _mm512_xor_si512(base, counters);
+        // SAFETY: there are `G` rows of 64 bytes: in the table, in `Hot`, which has those of the longest text, or computed.
+        let counters = unsafe { _mm512_loadu_si512(rows.wrapping_add(64 * i).cast()) };
+        state[i] = _mm512_xor_si512(cursor.base, counters);
     }
     for round in 1..ROUNDS {
         for i in 0..G {
-            state[i] = _mm512_aesenc_epi128(state[i], run.round_keys[round]);
+            if !(CACHED && round == 1) {
+                state[i] = _mm512_aesenc_epi128(state[i], run.round_keys[round]);
+            }
         }
     }
     for i in 0..G {
@@ -220,6 +233,8 @@ struct Cursor {
     at: *mut u8,
     /// Its number.
     row: usize,
+    /// What tells the vectors apart: rows of counters, or what the first round makes of them.
+    rows: *const u8,
     /// Mask of the first vector: all but lane 0, cut to the text.
     first: __mmask64,
     /// Mask of the last vector.
@@ -231,7 +246,7 @@ struct Cursor {
 kernel! {
 /// `G` vectors through AES, in place. Returns what GHASH takes, and the first vector as AES left it.
 /// `FIRST`: the group begins the packet. `LAST`: it ends it.
-fn group<const ROUNDS: usize, const SEAL: bool, const G: usize, const FIRST: bool, const LAST: bool>(
+fn group<const ROUNDS: usize, const SEAL: bool, const CACHED: bool, const G: usize, const FIRST: bool, const LAST: bool>(
     run: &Run<'_>,
     cursor: &mut Cursor,
 ) -> ([__m512i; G], __m512i) {
@@ -246,7 +261,7 @@ fn group<const ROUNDS: usize, const SEAL: bool, const G: usize, const FIRST: boo
     for i in 0..G {
         data[i] = load(cursor.at.wrapping_add(64 * i), masks[i]);
     }
-    let out = encrypt::<ROUNDS, G>(run, cursor.base, cursor.row, &data);
+    let out = encrypt::<ROUNDS, CACHED, G>(run, cursor, &data);
     let mut hashed = if SEAL { out } else { data };
     for i in 0..G {
         store(cursor.at.wrapping_add(64 * i), masks[i], out[i]);
@@ -277,11 +292,11 @@ fn step<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G]) -> __m512i {
 }
 
 kernel! {
-/// The end of GHASH: `G` vectors of which the last holds `lanes` blocks, and then the length block.
-fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], lanes: usize, packet: &Packet<'_>, text_len: usize) -> __m128i {
+/// The end of GHASH: `G` vectors, and then the length block.
+fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], packet: &Packet<'_>, shape: Shape) -> __m128i {
     let zero = _mm512_setzero_si512();
     let mut sums = Sums { high: zero, low: zero };
-    let first = POWERS - 4 * (G - 1) - lanes - 1;
+    let first = POWERS - 4 * (G - 1) - shape.lanes() - 1;
     for i in 0..G {
         multiply_add(
             &mut sums,
@@ -290,7 +305,7 @@ fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], lanes: usize, pa
             powers!(run.key.folded, first + 4 * i),
         );
     }
-    let lengths = _mm_set_epi64x((packet.aad_len as i64) << 3, (text_len as i64) << 3);
+    let lengths = _mm_set_epi64x((packet.aad_len as i64) << 3, (shape.text_len as i64) << 3);
     let mut length_sums = Sums { high: zero, low: zero };
     multiply_add(
         &mut length_sums,
@@ -313,11 +328,10 @@ fn short<const ROUNDS: usize, const SEAL: bool, const G: usize>(
     run: &Run<'_>,
     cursor: &mut Cursor,
     packet: &Packet<'_>,
-    text_len: usize,
-    lanes: usize,
+    shape: Shape,
 ) -> __m128i {
-    let (hashed, first) = group::<ROUNDS, SEAL, G, true, true>(run, cursor);
-    let sum = finish::<G>(run, &hashed, lanes, packet, text_len);
+    let (hashed, first) = group::<ROUNDS, SEAL, false, G, true, true>(run, cursor);
+    let sum = finish::<G>(run, &hashed, packet, shape);
     _mm_xor_si128(sum, _mm512_castsi512_si128(first))
 }
 }
@@ -343,69 +357,15 @@ fn chunk_powers(run: &Run<'_>) -> ChunkPowers {
 }
 
 kernel! {
-/// The chunks between the first group, `hashed`, and the last. Returns the state of GHASH.
-fn chunks<const ROUNDS: usize, const SEAL: bool, const G: usize>(
-    run: &Run<'_>,
-    cursor: &mut Cursor,
-    hashed: &[__m512i; G],
-    count: usize,
-) -> __m512i {
-    if count == 0 {
-        return step::<G>(run, hashed);
-    }
-    if cursor.row + 4 * count > ROWS {
-        return far_chunks::<ROUNDS, SEAL>(run, cursor, step::<G>(run, hashed), count);
-    }
-    let chunks = Chunks {
-        at: cursor.at,
-        rows: COUNTERS.0.as_ptr().cast::<u8>().wrapping_add(64 * cursor.row),
-        count,
-        base: cursor.base,
-        swap: run.swap,
-        powers: &chunk_powers(run),
-    };
-    cursor.at = cursor.at.wrapping_add(256 * count);
-    cursor.row += 4 * count;
-    let keys = &run.round_keys;
-    if SEAL {
-        // Zero blocks in front add nothing, so that the first group passes for a chunk.
-        let mut pending = [_mm512_setzero_si512(); 4];
-        for i in 0..G {
-            pending[4 - G + i] = hashed[i];
-        }
-        match ROUNDS {
- // SAFETY: the chunks lie within the text, which the packet borrows, and the table has their rows.
- 10 => unsafe { seal_chunks_10(&chunks, keys, &mut pending) },
- // SAFETY: as above.
- 12 => unsafe { seal_chunks_12(&chunks, keys, &mut pending) },
- // SAFETY: as above.
- _ => unsafe { seal_chunks_14(&chunks, keys, &mut pending) },
- }
-        step::<4>(run, &pending)
-    } else {
-        let state = step::<G>(run, hashed);
-        match ROUNDS {
- // SAFETY: the chunks lie within the text, which the packet borrows, and the table has their rows.
- 10 => unsafe { open_chunks_10(&chunks, keys, state) },
- // SAFETY: as above.
- 12 => unsafe { open_chunks_12(&chunks, keys, state) },
- // SAFETY: as above.
- _ => unsafe { open_chunks_14(&chunks, keys, state) },
- }
-    }
-}
-}
-
-kernel! {
-/// The chunks of a text longer than any frame.
-fn far_chunks<const ROUNDS: usize, const SEAL: bool>(
+/// `count` chunks. `state` is that of GHASH before them, and the result that after them.
+fn chunks<const ROUNDS: usize, const SEAL: bool, const CACHED: bool>(
     run: &Run<'_>,
     cursor: &mut Cursor,
     mut state: __m512i,
     count: usize,
 ) -> __m512i {
     for _ in 0..count {
-        let (mut hashed, _) = group::<ROUNDS, SEAL, 4, false, false>(run, cursor);
+        let (mut hashed, _) = group::<ROUNDS, SEAL, CACHED, 4, false, false>(run, cursor);
         hashed[0] = _mm512_xor_si512(hashed[0], state);
         state = step::<4>(run, &hashed);
     }
@@ -414,62 +374,239 @@ fn far_chunks<const ROUNDS: usize, const SEAL: bool>(
 }
 
 kernel! {
+/// As [`chunks`] for sealing at least one chunk, the first group of which the hash is still to be done being `hashed`.
+fn chunks_piped<const ROUNDS: usize, const CACHED: bool, const G: usize>(
+    run: &Run<'_>,
+    cursor: &mut Cursor,
+    hashed: &[__m512i; G],
+    count: usize,
+) -> __m512i {
+    let built;
+    let powers = match run.hot {
+        Some(hot) => &hot.powers,
+        None => {
+            built = chunk_powers(run);
+            &built
+        }
+    };
+    let chunks = Chunks {
+        at: cursor.at,
+        rows: cursor.rows.wrapping_add(64 * cursor.row),
+        count,
+        base: cursor.base,
+        swap: run.swap,
+        powers,
+    };
+    cursor.at = cursor.at.wrapping_add(256 * count);
+    cursor.row += 4 * count;
+    let keys = &run.round_keys;
+    // Zero blocks in front add nothing, so that the first group passes for a chunk.
+    let mut pending = [_mm512_setzero_si512(); 4];
+    for i in 0..G {
+        pending[4 - G + i] = hashed[i];
+    }
+    match (ROUNDS, CACHED) {
+        // SAFETY: the chunks lie within the text, which the packet borrows, and there are rows for them.
+        (10, false) => unsafe { seal_whole_10(&chunks, keys, &mut pending) },
+        // SAFETY: as above.
+        (10, true) => unsafe { seal_cached_10(&chunks, keys, &mut pending) },
+        // SAFETY: as above.
+        (12, false) => unsafe { seal_whole_12(&chunks, keys, &mut pending) },
+        // SAFETY: as above.
+        (12, true) => unsafe { seal_cached_12(&chunks, keys, &mut pending) },
+        // SAFETY: as above.
+        (_, false) => unsafe { seal_whole_14(&chunks, keys, &mut pending) },
+        // SAFETY: as above.
+        (_, true) => unsafe { seal_cached_14(&chunks, keys, &mut pending) },
+    }
+    step::<4>(run, &pending)
+}
+}
+
+kernel! {
 /// One packet of five vectors and more, of which the first `G` (1 to 4) go ahead of the chunks of four.
-fn long<const ROUNDS: usize, const SEAL: bool, const G: usize>(
+fn long<const ROUNDS: usize, const SEAL: bool, const PIPED: bool, const CACHED: bool, const G: usize>(
     run: &Run<'_>,
     cursor: &mut Cursor,
     packet: &Packet<'_>,
-    vectors: usize,
-    lanes: usize,
+    shape: Shape,
 ) -> __m128i {
-    let text_len = packet.text.len() - ICV_LEN;
-    let (hashed, first) = group::<ROUNDS, SEAL, G, true, false>(run, cursor);
-    let count = (vectors - G) / 4 - 1;
-    let state = chunks::<ROUNDS, SEAL, G>(run, cursor, &hashed, count);
-    let (mut hashed, _) = group::<ROUNDS, SEAL, 4, false, true>(run, cursor);
+    let (hashed, first) = group::<ROUNDS, SEAL, CACHED, G, true, false>(run, cursor);
+    let count = (shape.vectors - G) / 4 - 1;
+    let state = if PIPED {
+        chunks_piped::<ROUNDS, CACHED, G>(run, cursor, &hashed, count)
+    } else {
+        chunks::<ROUNDS, SEAL, CACHED>(run, cursor, step::<G>(run, &hashed), count)
+    };
+    let (mut hashed, _) = group::<ROUNDS, SEAL, CACHED, 4, false, true>(run, cursor);
     hashed[0] = _mm512_xor_si512(hashed[0], state);
-    let sum = finish::<4>(run, &hashed, lanes, packet, text_len);
+    let sum = finish::<4>(run, &hashed, packet, shape);
     _mm_xor_si128(sum, _mm512_castsi512_si128(first))
+}
+}
+
+/// The shape of a text.
+#[derive(Clone, Copy)]
+struct Shape {
+    text_len: usize,
+    /// Vectors, lane 0 of the first included.
+    vectors: usize,
+    /// Bytes of the last vector, 1 to 64.
+    rest: usize,
+}
+
+impl Shape {
+    fn new(packet: &Packet<'_>) -> Self {
+        let text_len = packet.text.len() - ICV_LEN;
+        let span = text_len + 16;
+        let vectors = span.div_ceil(64);
+        Self {
+            text_len,
+            vectors,
+            rest: span - 64 * (vectors - 1),
+        }
+    }
+
+    /// Blocks in the last vector, 1 to 4.
+    fn lanes(self) -> usize {
+        self.rest.div_ceil(16)
+    }
+}
+
+kernel! {
+fn begin(run: &Run<'_>, packet: &mut Packet<'_>, shape: Shape) -> Cursor {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
+    let last = _bzhi_u64(!0, shape.rest as u32);
+    let first = if shape.vectors == 1 { last } else { !0 } & !0xffff;
+    // SAFETY: the mask leaves the twelve bytes of the nonce.
+    let nonce = unsafe { _mm_maskz_loadu_epi32(0b0111, packet.nonce.as_ptr().cast()) };
+    // SAFETY: 16 bytes are borrowed.
+    let aad = unsafe { _mm_loadu_si128(packet.aad.as_ptr().cast()) };
+    Cursor {
+        at: packet.text.as_mut_ptr().wrapping_sub(16),
+        row: 0,
+        first,
+        last,
+        rows: COUNTERS.0.as_ptr().cast(),
+        base: _mm512_xor_si512(_mm512_broadcast_i32x4(nonce), run.round_keys[0]),
+        aad: _mm512_zextsi128_si512(aad),
+    }
 }
 }
 
 kernel! {
 /// Seals or opens the text in place, all but the ICV, which it returns as it should be.
-fn crypt<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, packet: &mut Packet<'_>) -> __m128i {
-    let run = &start::<ROUNDS>(key);
-    let text_len = packet.text.len() - ICV_LEN;
-    let span = text_len + 16;
-    let vectors = span.div_ceil(64);
-    let rest = span - 64 * (vectors - 1);
-    let lanes = rest.div_ceil(16);
-    #[expect(clippy::cast_possible_truncation)]
-    let last = _bzhi_u64(!0, rest as u32);
-    let first = if vectors == 1 { last } else { !0 } & !0xffff;
-    // SAFETY: the mask leaves the twelve bytes of the nonce.
-    let nonce = unsafe { _mm_maskz_loadu_epi32(0b0111, packet.nonce.as_ptr().cast()) };
-    // SAFETY: 16 bytes are borrowed.
-    let aad = unsafe { _mm_loadu_si128(packet.aad.as_ptr().cast()) };
-    let mut cursor = Cursor {
-        at: packet.text.as_mut_ptr().wrapping_sub(16),
-        row: 0,
-        first,
-        last,
-        base: _mm512_xor_si512(_mm512_broadcast_i32x4(nonce), run.round_keys[0]),
-        aad: _mm512_zextsi128_si512(aad),
-    };
-    let cursor = &mut cursor;
-    match vectors {
-        1 => short::<ROUNDS, SEAL, 1>(run, cursor, packet, text_len, lanes),
-        2 => short::<ROUNDS, SEAL, 2>(run, cursor, packet, text_len, lanes),
-        3 => short::<ROUNDS, SEAL, 3>(run, cursor, packet, text_len, lanes),
-        4 => short::<ROUNDS, SEAL, 4>(run, cursor, packet, text_len, lanes),
-        _ => match vectors & 3 {
-            1 => long::<ROUNDS, SEAL, 1>(run, cursor, packet, vectors, lanes),
-            2 => long::<ROUNDS, SEAL, 2>(run, cursor, packet, vectors, lanes),
-            3 => long::<ROUNDS, SEAL, 3>(run, cursor, packet, vectors, lanes),
-            _ => long::<ROUNDS, SEAL, 4>(run, cursor, packet, vectors, lanes),
+fn crypt<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, hot: Option<&Hot>, packet: &mut Packet<'_>) -> __m128i {
+    let shape = Shape::new(packet);
+    // Calls, so that what the long ones keep in registers is no burden to the short ones.
+    if shape.vectors > 4 {
+        return if SEAL && shape.vectors >= PIPED_FROM && shape.vectors <= ROWS {
+            long_piped::<ROUNDS>(key, hot, packet)
+        } else {
+            long_plain::<ROUNDS, SEAL>(key, hot, packet)
+        };
+    }
+    let run = &start::<ROUNDS>(key, None);
+    let cursor = &mut begin(run, packet, shape);
+    match shape.vectors {
+        1 => short::<ROUNDS, SEAL, 1>(run, cursor, packet, shape),
+        2 => short::<ROUNDS, SEAL, 2>(run, cursor, packet, shape),
+        3 => short::<ROUNDS, SEAL, 3>(run, cursor, packet, shape),
+        _ => short::<ROUNDS, SEAL, 4>(run, cursor, packet, shape),
+    }
+}
+}
+
+/// Vectors from which on sealing takes the loop in assembly: shorter texts lose more by its set-up than they gain.
+const PIPED_FROM: usize = 21;
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2"
+)]
+#[inline(never)]
+fn long_plain<const ROUNDS: usize, const SEAL: bool>(
+    key: &GcmKey,
+    hot: Option<&Hot>,
+    packet: &mut Packet<'_>,
+) -> __m128i {
+    long_by::<ROUNDS, SEAL, false>(key, hot, packet)
+}
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2"
+)]
+#[inline(never)]
+fn long_piped<const ROUNDS: usize>(
+    key: &GcmKey,
+    hot: Option<&Hot>,
+    packet: &mut Packet<'_>,
+) -> __m128i {
+    long_by::<ROUNDS, true, true>(key, hot, packet)
+}
+
+kernel! {
+/// One packet of five vectors and more.
+fn long_by<const ROUNDS: usize, const SEAL: bool, const PIPED: bool>(
+    key: &GcmKey,
+    hot: Option<&Hot>,
+    packet: &mut Packet<'_>,
+) -> __m128i {
+    let shape = Shape::new(packet);
+    let run = &start::<ROUNDS>(key, hot);
+    let cursor = &mut begin(run, packet, shape);
+    match hot {
+        Some(hot) if shape.vectors <= hot.len => {
+            cursor.base = _mm512_aesenc_epi128(cursor.base, run.round_keys[1]);
+            cursor.rows = hot.rows.as_ptr().cast();
+            match shape.vectors & 3 {
+                1 => long::<ROUNDS, SEAL, PIPED, true, 1>(run, cursor, packet, shape),
+                2 => long::<ROUNDS, SEAL, PIPED, true, 2>(run, cursor, packet, shape),
+                3 => long::<ROUNDS, SEAL, PIPED, true, 3>(run, cursor, packet, shape),
+                _ => long::<ROUNDS, SEAL, PIPED, true, 4>(run, cursor, packet, shape),
+            }
+        }
+        _ => match shape.vectors & 3 {
+            1 => long::<ROUNDS, SEAL, PIPED, false, 1>(run, cursor, packet, shape),
+            2 => long::<ROUNDS, SEAL, PIPED, false, 2>(run, cursor, packet, shape),
+            3 => long::<ROUNDS, SEAL, PIPED, false, 3>(run, cursor, packet, shape),
+            _ => long::<ROUNDS, SEAL, PIPED, false, 4>(run, cursor, packet, shape),
         },
     }
+}
+}
+
+/// Packets of one key from which on it pays to prepare what they share.
+const HOT_RUN: usize = 4;
+
+kernel! {
+/// Prepares a run whose longest text has `longest` bytes, ICV included.
+fn heat<'h>(key: &GcmKey, longest: usize, room: &'h mut MaybeUninit<Hot>) -> &'h Hot {
+    let run = start::<10>(key, None);
+    let len = longest.div_ceil(64).min(ROWS);
+    let at = room.as_mut_ptr();
+    let zero = _mm512_setzero_si512();
+    let nothing = _mm512_aesenc_epi128(run.round_keys[0], zero);
+    for row in 0..len {
+        // SAFETY: `row` is below `ROWS`.
+        let counters = unsafe { _mm512_load_si512(COUNTERS.0.as_ptr().wrapping_add(row).cast()) };
+        let state = _mm512_aesenc_epi128(_mm512_xor_si512(run.round_keys[0], counters), zero);
+        let change = _mm512_xor_si512(state, nothing);
+        // SAFETY: within the room, which is borrowed for writing.
+        let to = unsafe { &raw mut (*at).rows[row] };
+        // SAFETY: as above.
+        unsafe { to.write(MaybeUninit::new(change)) };
+    }
+    // SAFETY: as above.
+    let to = unsafe { &raw mut (*at).len };
+    // SAFETY: as above.
+    unsafe { to.write(len) };
+    // SAFETY: as above.
+    let to = unsafe { &raw mut (*at).powers };
+    let powers = chunk_powers(&run);
+    // SAFETY: as above.
+    unsafe { to.write(powers) };
+    // SAFETY: powers and length are written, and rows may be uninitialised.
+    unsafe { room.assume_init_ref() }
 }
 }
 
@@ -480,11 +617,11 @@ macro_rules! entry {
         pub(in crate::crypto) fn $name(_: HasAvx512, key: &GcmKey, jobs: &mut [$job<'_>]) {
             match key.rounds {
                 // SAFETY: `HasAvx512` is made only where the processor has every feature that the kernels name.
-                10 => unsafe { $run::<10>(key, jobs) },
+                Rounds::Ten => unsafe { $run::<10>(key, jobs) },
                 // SAFETY: as above.
-                12 => unsafe { $run::<12>(key, jobs) },
+                Rounds::Twelve => unsafe { $run::<12>(key, jobs) },
                 // SAFETY: as above.
-                _ => unsafe { $run::<14>(key, jobs) },
+                Rounds::Fourteen => unsafe { $run::<14>(key, jobs) },
             }
         }
     };
@@ -501,13 +638,21 @@ entry! {
 
 kernel! {
 fn seal_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
+    let mut room = MaybeUninit::uninit();
+    let mut hot = None;
+    if jobs.len() >= HOT_RUN {
+        let longest = jobs.iter().map(|job| job.text.len()).max().unwrap_or_default();
+        if longest > 256 {
+            hot = Some(heat(key, longest, &mut room));
+        }
+    }
     for job in jobs {
         job.sealed = job.text.len() >= ICV_LEN;
         if !job.sealed {
             continue;
         }
         let mut packet = Packet { nonce: &job.nonce, aad: job.aad.block(), aad_len: job.aad.len(), text: job.text };
-        let icv = crypt::<ROUNDS, true>(key, &mut packet);
+        let icv = crypt::<ROUNDS, true>(key, hot, &mut packet);
         let at = packet.text.len() - ICV_LEN;
         // SAFETY: the text ends with room for the ICV, and the store wants no alignment.
         unsafe { _mm_storeu_si128(packet.text.as_mut_ptr().wrapping_add(at).cast(), icv) };
@@ -517,6 +662,14 @@ fn seal_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
 
 kernel! {
 fn open_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
+    let mut room = MaybeUninit::uninit();
+    let mut hot = None;
+    if jobs.len() >= HOT_RUN {
+        let longest = jobs.iter().map(|job| job.text.len()).max().unwrap_or_default();
+        if longest > 256 {
+            hot = Some(heat(key, longest, &mut room));
+        }
+    }
     for job in jobs {
         job.authentic = false;
         if job.text.len() < ICV_LEN {
@@ -527,7 +680,7 @@ fn open_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
         // Before any store: one that it overlapped, masked or not, would hold it up.
         // SAFETY: the text ends with the ICV, and the load wants no alignment.
         let received = unsafe { _mm_loadu_si128(packet.text.as_ptr().wrapping_add(at).cast()) };
-        let icv = crypt::<ROUNDS, false>(key, &mut packet);
+        let icv = crypt::<ROUNDS, false>(key, hot, &mut packet);
         let difference = _mm_xor_si128(icv, received);
         job.authentic = _mm_testz_si128(difference, difference) == 1;
         if !job.authentic {

@@ -28,33 +28,27 @@ pub(super) struct Chunks<'a> {
     pub(super) powers: &'a ChunkPowers,
 }
 
-/// One AES round of four vectors, with three operations of GHASH between them.
+/// One AES round of four vectors.
 macro_rules! round {
-    ($key:literal, $first:expr, $second:expr, $third:expr) => {
+    ($key:literal) => {
         concat!(
             "vaesenc zmm0, zmm0, zmm",
             $key,
             "\n",
-            $first,
             "vaesenc zmm1, zmm1, zmm",
             $key,
             "\n",
-            $second,
             "vaesenc zmm2, zmm2, zmm",
             $key,
             "\n",
-            $third,
             "vaesenc zmm3, zmm3, zmm",
             $key,
             "\n",
         )
     };
-    ($key:literal) => {
-        round!($key, "", "", "")
-    };
 }
 
-/// Block `zmm$block` times a power, at `$power` in the table: the halves that `$halves` says, to `zmm$to`.
+/// Block `zmm$block` times a power: the halves that `$halves` says, to `zmm$to`.
 macro_rules! times {
     ($to:literal, $block:literal, $power:literal, $halves:literal) => {
         concat!(
@@ -62,9 +56,9 @@ macro_rules! times {
             $to,
             ", zmm",
             $block,
-            ", [{powers} + 64 * ",
+            ", ",
             $power,
-            "], ",
+            ", ",
             $halves,
             "\n"
         )
@@ -78,88 +72,53 @@ macro_rules! add {
     };
 }
 
-/// The first nine rounds, and between them the GHASH of zmm4 to zmm7: sums in zmm8 (high) and zmm9 (low), and at the end
-/// the reduced state in zmm8.
-macro_rules! rounds_and_hash {
-    () => {
-        concat!(
-            round!(
-                "16",
-                times!("8", "4", "0", "0x11"),
-                times!("9", "4", "0", "0x01"),
-                times!("10", "4", "1", "0x10")
-            ),
-            round!(
-                "17",
-                times!("11", "4", "1", "0x00"),
-                times!("12", "5", "2", "0x11"),
-                times!("13", "5", "2", "0x01")
-            ),
-            round!(
-                "18",
-                add!("8", "10", "12"),
-                add!("9", "11", "13"),
-                times!("10", "5", "3", "0x10")
-            ),
-            round!(
-                "19",
-                times!("11", "5", "3", "0x00"),
-                times!("12", "6", "4", "0x11"),
-                times!("13", "6", "4", "0x01")
-            ),
-            round!(
-                "20",
-                add!("8", "10", "12"),
-                add!("9", "11", "13"),
-                times!("10", "6", "5", "0x10")
-            ),
-            round!(
-                "21",
-                times!("11", "6", "5", "0x00"),
-                times!("12", "7", "6", "0x11"),
-                times!("13", "7", "6", "0x01")
-            ),
-            round!(
-                "22",
-                add!("8", "10", "12"),
-                add!("9", "11", "13"),
-                times!("10", "7", "7", "0x10")
-            ),
-            round!(
-                "23",
-                times!("11", "7", "7", "0x00"),
-                "vpxorq zmm8, zmm8, zmm10\n",
-                "vpxorq zmm9, zmm9, zmm11\n"
-            ),
-            round!(
-                "24",
-                times!("14", "9", "8", "0x00"),
-                "vpshufd zmm9, zmm9, 0x4e\n",
-                add!("8", "14", "9")
-            ),
-        )
-    };
-}
-
-/// The last round of one vector, with the text in its key, and the store.
+/// The last round of one vector, whose key and text stand in `zmm$text`.
 macro_rules! last_round {
-    ($state:literal, $key:literal, $at:literal) => {
+    ($state:literal, $text:literal) => {
         concat!(
-            "vpxorq zmm15, zmm",
-            $key,
-            ", [{at} + ",
-            $at,
-            "]\n",
             "vaesenclast zmm",
             $state,
             ", zmm",
             $state,
-            ", zmm15\n",
-            "vmovdqu64 [{at} + ",
-            $at,
-            "], zmm",
-            $state,
-            "\n",
+            ", zmm",
+            $text,
+            "\n"
+        )
+    };
+}
+
+/// GHASH of zmm4 to zmm7: sums in zmm8 (high) and zmm9 (low), and at the end the reduced state in zmm8. The operands are
+/// H^16, D^16, H^12, D^12, H^8, D^8, H^4, D^4.
+macro_rules! hash {
+    ($p0:literal, $p1:literal, $p2:literal, $p3:literal, $p4:literal, $p5:literal, $p6:literal, $p7:literal) => {
+        concat!(
+            times!("8", "4", $p0, "0x11"),
+            times!("9", "4", $p0, "0x01"),
+            times!("10", "4", $p1, "0x10"),
+            times!("11", "4", $p1, "0x00"),
+            times!("12", "5", $p2, "0x11"),
+            times!("13", "5", $p2, "0x01"),
+            add!("8", "10", "12"),
+            add!("9", "11", "13"),
+            times!("10", "5", $p3, "0x10"),
+            times!("11", "5", $p3, "0x00"),
+            times!("12", "6", $p4, "0x11"),
+            times!("13", "6", $p4, "0x01"),
+            add!("8", "10", "12"),
+            add!("9", "11", "13"),
+            times!("10", "6", $p5, "0x10"),
+            times!("11", "6", $p5, "0x00"),
+            times!("12", "7", $p6, "0x11"),
+            times!("13", "7", $p6, "0x01"),
+            add!("8", "10", "12"),
+            add!("9", "11", "13"),
+            times!("10", "7", $p7, "0x10"),
+            times!("11", "7", $p7, "0x00"),
+            "vpxorq zmm9, zmm9, zmm11\n",
+            times!("12", "9", "[{powers} + 512]", "0x00"),
+            "vpxorq zmm8, zmm8, zmm10\n",
+            "vpshufd zmm9, zmm9, 0x4e\n",
+            add!("8", "12", "9"),
         )
     };
 }
@@ -175,24 +134,6 @@ macro_rules! counters {
     };
 }
 
-/// Loads what is to be opened, ready for GHASH.
-macro_rules! load_hashed {
-    ($block:literal, $at:literal) => {
-        concat!(
-            "vmovdqu64 zmm",
-            $block,
-            ", [{at} + ",
-            $at,
-            "]\n",
-            "vpshufb zmm",
-            $block,
-            ", zmm",
-            $block,
-            ", zmm31\n",
-        )
-    };
-}
-
 macro_rules! next {
     () => {
         concat!(
@@ -204,10 +145,10 @@ macro_rules! next {
     };
 }
 
-/// The loops for one number of rounds. GHASH stands between the first five rounds; `$late` are the registers of the keys
-/// of those after it, `$last` that of the last.
-macro_rules! chunk_loops {
-    ($seal:ident, $open:ident, [$($late:literal),*], $last:literal, [$($register:tt = $index:literal),*]) => {
+/// The loop for one number of rounds: `$rounds` are the registers of the round keys but for the last, which is `$last`,
+/// and `$power`s the operands that hold the powers, in registers as far as they reach.
+macro_rules! chunk_loop {
+    ($seal:ident, [$($round:literal),*], $last:literal, [$($register:tt = $index:literal),*], [$($power:literal),*], [$($held:tt = $row:literal),*]) => {
         /// Seals chunks. `pending` is what GHASH takes of the four vectors before them, the state added to the first;
         /// on return it is the same of the last chunk.
         ///
@@ -222,17 +163,25 @@ macro_rules! chunk_loops {
                 asm!(
                     "2:",
                     counters!(),
-                    rounds_and_hash!(),
-                    $(round!($late),)*
-                    last_round!("0", $last, "0"),
-                    last_round!("1", $last, "64"),
-                    last_round!("2", $last, "128"),
-                    last_round!("3", $last, "192"),
+                    $(round!($round),)*
+                    hash!($($power),*),
+                    concat!("vpxorq zmm10, zmm", $last, ", [{at}]"),
+                    last_round!("0", "10"),
+                    concat!("vpxorq zmm11, zmm", $last, ", [{at} + 64]"),
+                    last_round!("1", "11"),
+                    concat!("vpxorq zmm12, zmm", $last, ", [{at} + 128]"),
+                    last_round!("2", "12"),
+                    concat!("vpxorq zmm13, zmm", $last, ", [{at} + 192]"),
+                    last_round!("3", "13"),
+                    "vmovdqu64 [{at}], zmm0",
+                    "vmovdqu64 [{at} + 64], zmm1",
+                    "vmovdqu64 [{at} + 128], zmm2",
+                    "vmovdqu64 [{at} + 192], zmm3",
                     "vpshufb zmm4, zmm0, zmm31",
+                    "vpxorq zmm4, zmm4, zmm8",
                     "vpshufb zmm5, zmm1, zmm31",
                     "vpshufb zmm6, zmm2, zmm31",
                     "vpshufb zmm7, zmm3, zmm31",
-                    "vpxorq zmm4, zmm4, zmm8",
                     next!(),
                     at = inout(reg) chunks.at => _,
                     rows = inout(reg) chunks.rows => _,
@@ -240,63 +189,22 @@ macro_rules! chunk_loops {
                     powers = in(reg) chunks.powers,
                     inout("zmm4") block0, inout("zmm5") block1, inout("zmm6") block2, inout("zmm7") block3,
                     $(in($register) keys[$index],)*
+                    $(in($held) chunks.powers.rows[$row],)*
                     in("zmm30") chunks.base, in("zmm31") chunks.swap,
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
                     out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
-                    out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
+                    out("zmm12") _, out("zmm13") _,
                     options(nostack),
                 );
             }
             *pending = [block0, block1, block2, block3];
         }
-
-        /// Opens chunks. `state` is that of GHASH before and after them.
-        ///
-        /// # Safety
-        /// As for sealing.
-        #[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
-        #[inline]
-        pub(super) unsafe fn $open(chunks: &Chunks<'_>, keys: &[__m512i; 15], mut state: __m512i) -> __m512i {
-            // SAFETY: reads and writes `count` chunks at `at`, and reads their rows and the borrowed powers.
-            unsafe {
-                asm!(
-                    "2:",
-                    load_hashed!("4", "0"),
-                    load_hashed!("5", "64"),
-                    load_hashed!("6", "128"),
-                    load_hashed!("7", "192"),
-                    "vpxorq zmm4, zmm4, zmm8",
-                    counters!(),
-                    rounds_and_hash!(),
-                    $(round!($late),)*
-                    last_round!("0", $last, "0"),
-                    last_round!("1", $last, "64"),
-                    last_round!("2", $last, "128"),
-                    last_round!("3", $last, "192"),
-                    next!(),
-                    at = inout(reg) chunks.at => _,
-                    rows = inout(reg) chunks.rows => _,
-                    count = inout(reg) chunks.count => _,
-                    powers = in(reg) chunks.powers,
-                    inout("zmm8") state,
-                    $(in($register) keys[$index],)*
-                    in("zmm30") chunks.base, in("zmm31") chunks.swap,
-                    out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
-                    out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
-                    out("zmm9") _, out("zmm10") _, out("zmm11") _,
-                    out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
-                    options(nostack),
-                );
-            }
-            state
-        }
     };
 }
 
-chunk_loops!(
-    seal_chunks_10,
-    open_chunks_10,
-    [],
+chunk_loop!(
+    seal_whole_10,
+    ["16", "17", "18", "19", "20", "21", "22", "23", "24"],
     "25",
     [
         "zmm16" = 1,
@@ -309,12 +217,66 @@ chunk_loops!(
         "zmm23" = 8,
         "zmm24" = 9,
         "zmm25" = 10
+    ],
+    [
+        "zmm26",
+        "zmm27",
+        "zmm28",
+        "zmm29",
+        "zmm14",
+        "zmm15",
+        "[{powers} + 384]",
+        "[{powers} + 448]"
+    ],
+    [
+        "zmm26" = 0,
+        "zmm27" = 1,
+        "zmm28" = 2,
+        "zmm29" = 3,
+        "zmm14" = 4,
+        "zmm15" = 5
     ]
 );
-chunk_loops!(
-    seal_chunks_12,
-    open_chunks_12,
-    ["25", "26"],
+chunk_loop!(
+    seal_cached_10,
+    ["17", "18", "19", "20", "21", "22", "23", "24"],
+    "25",
+    [
+        "zmm17" = 2,
+        "zmm18" = 3,
+        "zmm19" = 4,
+        "zmm20" = 5,
+        "zmm21" = 6,
+        "zmm22" = 7,
+        "zmm23" = 8,
+        "zmm24" = 9,
+        "zmm25" = 10
+    ],
+    [
+        "zmm26",
+        "zmm27",
+        "zmm28",
+        "zmm29",
+        "zmm14",
+        "zmm15",
+        "zmm16",
+        "[{powers} + 448]"
+    ],
+    [
+        "zmm26" = 0,
+        "zmm27" = 1,
+        "zmm28" = 2,
+        "zmm29" = 3,
+        "zmm14" = 4,
+        "zmm15" = 5,
+        "zmm16" = 6
+    ]
+);
+chunk_loop!(
+    seal_whole_12,
+    [
+        "16", "17", "18", "19", "20", "21", "22", "23", "24", "25", "26"
+    ],
     "27",
     [
         "zmm16" = 1,
@@ -329,12 +291,59 @@ chunk_loops!(
         "zmm25" = 10,
         "zmm26" = 11,
         "zmm27" = 12
+    ],
+    [
+        "zmm28",
+        "zmm29",
+        "zmm14",
+        "zmm15",
+        "[{powers} + 256]",
+        "[{powers} + 320]",
+        "[{powers} + 384]",
+        "[{powers} + 448]"
+    ],
+    ["zmm28" = 0, "zmm29" = 1, "zmm14" = 2, "zmm15" = 3]
+);
+chunk_loop!(
+    seal_cached_12,
+    ["17", "18", "19", "20", "21", "22", "23", "24", "25", "26"],
+    "27",
+    [
+        "zmm17" = 2,
+        "zmm18" = 3,
+        "zmm19" = 4,
+        "zmm20" = 5,
+        "zmm21" = 6,
+        "zmm22" = 7,
+        "zmm23" = 8,
+        "zmm24" = 9,
+        "zmm25" = 10,
+        "zmm26" = 11,
+        "zmm27" = 12
+    ],
+    [
+        "zmm28",
+        "zmm29",
+        "zmm14",
+        "zmm15",
+        "zmm16",
+        "[{powers} + 320]",
+        "[{powers} + 384]",
+        "[{powers} + 448]"
+    ],
+    [
+        "zmm28" = 0,
+        "zmm29" = 1,
+        "zmm14" = 2,
+        "zmm15" = 3,
+        "zmm16" = 4
     ]
 );
-chunk_loops!(
-    seal_chunks_14,
-    open_chunks_14,
-    ["25", "26", "27", "28"],
+chunk_loop!(
+    seal_whole_14,
+    [
+        "16", "17", "18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28"
+    ],
     "29",
     [
         "zmm16" = 1,
@@ -351,5 +360,49 @@ chunk_loops!(
         "zmm27" = 12,
         "zmm28" = 13,
         "zmm29" = 14
-    ]
+    ],
+    [
+        "zmm14",
+        "zmm15",
+        "[{powers} + 128]",
+        "[{powers} + 192]",
+        "[{powers} + 256]",
+        "[{powers} + 320]",
+        "[{powers} + 384]",
+        "[{powers} + 448]"
+    ],
+    ["zmm14" = 0, "zmm15" = 1]
+);
+chunk_loop!(
+    seal_cached_14,
+    [
+        "17", "18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28"
+    ],
+    "29",
+    [
+        "zmm17" = 2,
+        "zmm18" = 3,
+        "zmm19" = 4,
+        "zmm20" = 5,
+        "zmm21" = 6,
+        "zmm22" = 7,
+        "zmm23" = 8,
+        "zmm24" = 9,
+        "zmm25" = 10,
+        "zmm26" = 11,
+        "zmm27" = 12,
+        "zmm28" = 13,
+        "zmm29" = 14
+    ],
+    [
+        "zmm14",
+        "zmm15",
+        "zmm16",
+        "[{powers} + 192]",
+        "[{powers} + 256]",
+        "[{powers} + 320]",
+        "[{powers} + 384]",
+        "[{powers} + 448]"
+    ],
+    ["zmm14" = 0, "zmm15" = 1, "zmm16" = 2]
 );

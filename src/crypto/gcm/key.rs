@@ -12,9 +12,9 @@
 //! `x^64 + x^63 + x^62 + x^57`, hence `F * x^-64 = swap(F) + F0 * 0xc2 << 56`.
 
 use std::arch::x86_64::{
-    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_cvtsi128_si32,
-    _mm_loadu_si128, _mm_set_epi64x, _mm_set1_epi32, _mm_setzero_si128, _mm_shuffle_epi32,
-    _mm_storeu_si128, _mm_xor_si128,
+    __m128i, _MM_HINT_T0, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128,
+    _mm_cvtsi128_si32, _mm_loadu_si128, _mm_prefetch, _mm_set_epi64x, _mm_set1_epi32,
+    _mm_setzero_si128, _mm_shuffle_epi32, _mm_storeu_si128, _mm_xor_si128,
 };
 
 use zeroize::Zeroize;
@@ -38,10 +38,22 @@ pub(in crate::crypto) struct GcmKey {
     pub(super) powers: [Block; ENTRIES],
     /// H^17 * x^-64 down to H^1 * x^-64, then zero.
     pub(super) folded: [Block; ENTRIES],
-    /// Round keys in order of use; the first `rounds + 1` count.
+    /// Round keys in order of use; one more than `rounds` count.
     pub(super) round_keys: [Block; MAX_ROUND_KEYS],
-    /// Rounds: 10, 12 or 14.
-    pub(super) rounds: usize,
+    /// How many of them count. Its spare values also tell this key from one of the portable tier.
+    pub(super) rounds: Rounds,
+}
+
+/// Rounds of AES.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Rounds {
+    /// 128-bit keys.
+    Ten = 10,
+    /// 192-bit keys.
+    Twelve = 12,
+    /// 256-bit keys.
+    Fourteen = 14,
 }
 
 const _: () = assert!(size_of::<GcmKey>() == 896);
@@ -54,7 +66,11 @@ impl GcmKey {
             powers: [[0; 16]; ENTRIES],
             folded: [[0; 16]; ENTRIES],
             round_keys: [[0; 16]; MAX_ROUND_KEYS],
-            rounds: key.len() / 4 + 6,
+            rounds: match key.len() {
+                16 => Rounds::Ten,
+                24 => Rounds::Twelve,
+                _ => Rounds::Fourteen,
+            },
         };
         this.expand_rounds(key);
         this.expand_powers();
@@ -67,7 +83,7 @@ impl GcmKey {
         let words = self.round_keys.as_flattened_mut();
         words[..key.len()].copy_from_slice(key);
         let (mut round_constant, step) = (1u8, key.len());
-        for at in (step..16 * (self.rounds + 1)).step_by(4) {
+        for at in (step..16 * (self.rounds as usize + 1)).step_by(4) {
             let mut word = [words[at - 4], words[at - 3], words[at - 2], words[at - 1]];
             if at % step == 0 {
                 word.rotate_left(1);
@@ -104,15 +120,32 @@ impl GcmKey {
     #[target_feature(enable = "aes,sse2")]
     fn encrypt_zero(&self) -> Block {
         let mut state = load(&self.round_keys[0]);
-        for key in &self.round_keys[1..self.rounds] {
+        for key in &self.round_keys[1..self.rounds as usize] {
             state = _mm_aesenc_si128(state, load(key));
         }
         let mut out = [0; 16];
         store(
             &mut out,
-            _mm_aesenclast_si128(state, load(&self.round_keys[self.rounds])),
+            _mm_aesenclast_si128(state, load(&self.round_keys[self.rounds as usize])),
         );
         out
+    }
+}
+
+/// Asks for what a text of `text_len` bytes will want of the key at `key`. Changes nothing but time, so it does no harm
+/// where there is another kind of key.
+#[inline]
+pub(in crate::crypto) fn prefetch(key: *const GcmKey, text_len: usize) {
+    macro_rules! lines {
+        ($($line:literal)*) => {
+            // SAFETY: a prefetch reads nothing; SSE is part of x86-64.
+            $(unsafe { _mm_prefetch::<_MM_HINT_T0>(key.cast::<i8>().wrapping_add(64 * $line)) };)*
+        };
+    }
+    lines!(2 3 4 7 8 9 10 11 12 13);
+    // Up to two vectors take the low powers only, which lie at the end of each table.
+    if text_len > 128 {
+        lines!(0 1 5 6);
     }
 }
 
