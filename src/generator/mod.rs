@@ -1,6 +1,14 @@
 //! Packets for demonstrations, tests and measurements: UDP over IPv4 or IPv6 in Ethernet, each with a number and a
-//! payload that tells whether it arrived as it was sent.
+//! payload that tells whether it arrived as it was sent. [`Flow`] is simple; [`stream`] is fast; the rest decides what to
+//! send when, and what it means that it arrived.
 #![forbid(unsafe_code)]
+
+pub mod latency;
+pub mod order;
+pub mod pace;
+pub mod search;
+pub mod sizes;
+pub mod stream;
 
 use std::net::IpAddr;
 
