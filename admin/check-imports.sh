@@ -21,6 +21,7 @@ allowed() {
         control)                                      echo "$below_worker worker host metrics" ;;
         ike)                                          echo "$below_worker worker control" ;;
         gateway)                                      echo "$below_worker worker host metrics generator control" ;;
+        bench)                                        echo "$below_worker worker generator control gateway" ;;
         cli | main | lib)                             echo "*" ;;
         *)                                            return 1 ;;
     esac

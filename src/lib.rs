@@ -1,5 +1,7 @@
 //! simplon, a userspace IPsec gateway. `docs/ARCHITECTURE.md` says which module may import which.
 
+#[cfg(feature = "dpdk")]
+pub mod bench;
 mod bits;
 pub mod buf;
 pub mod cli;

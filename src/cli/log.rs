@@ -7,10 +7,19 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::LogFormat;
 
-/// Sets up logging; `SIMPLON_LOG` chooses levels as `tracing` has them (`debug`, `simplon::control=debug`).
+/// Sets up logging from information up; `SIMPLON_LOG` chooses levels as `tracing` has them (`debug`, `simplon::control=debug`).
 pub(super) fn init(format: LogFormat) {
+    init_from(LevelFilter::INFO, format);
+}
+
+/// The same from warnings up, for a command whose output is something else.
+pub(super) fn init_warnings() {
+    init_from(LevelFilter::WARN, LogFormat::Text);
+}
+
+fn init_from(level: LevelFilter, format: LogFormat) {
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
+        .with_default_directive(level.into())
         .with_env_var("SIMPLON_LOG")
         .from_env_lossy();
     let builder = tracing_subscriber::fmt()

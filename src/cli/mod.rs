@@ -2,6 +2,8 @@
 //! command that was not understood.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "dpdk")]
+mod bench;
 mod check;
 mod client;
 mod keys;
@@ -35,6 +37,10 @@ enum Command {
     /// Run a gateway in the foreground until SIGINT or SIGTERM; a second signal stops it at once
     #[cfg(feature = "dpdk")]
     Run(RunArgs),
+    /// Measure gateways in this process, or a device under test, with a generator and checker of our own
+    #[cfg(feature = "dpdk")]
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(Box<bench::BenchArgs>),
     /// Check a policy file and report every mistake; needs neither root nor DPDK's set-up
     Check {
         /// The policy file
@@ -143,6 +149,8 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         #[cfg(feature = "dpdk")]
         Command::Run(args) => run::run(&args),
+        #[cfg(feature = "dpdk")]
+        Command::Bench(args) => bench::bench(*args),
         Command::Check { file } => check::check(&file),
         Command::Show(args) => show::show(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),

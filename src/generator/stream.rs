@@ -20,6 +20,8 @@ const COUNT_BITS: u32 = 40;
 const FLOW_BITS: u32 = 20;
 /// Most flows of one stream.
 pub const MAX_FLOWS: usize = 1 << FLOW_BITS;
+/// Bytes of the two MAC addresses.
+const MACS: usize = 12;
 /// Words of the pattern: enough for the longest packet.
 const PATTERN_WORDS: usize = super::sizes::MAX_SIZE as usize / 8 + 1;
 /// Ethernet, IPv4 and UDP.
@@ -201,6 +203,7 @@ pub struct Stream {
     sent: Box<[Head]>,
     wanted: Box<[Head]>,
     pattern: Pattern,
+    any_mac: bool,
 }
 
 impl Stream {
@@ -219,7 +222,14 @@ impl Stream {
             sent: sent.into(),
             wanted: wanted.into(),
             pattern: Pattern::new(),
+            any_mac: false,
         }
+    }
+
+    /// Packets may arrive with any MAC addresses; every other byte is compared all the same.
+    pub fn with_any_mac(mut self) -> Self {
+        self.any_mac = true;
+        self
     }
 
     /// How many flows it has.
@@ -279,7 +289,10 @@ impl Stream {
         let number = Number::unpack(word);
         let head = self.wanted.get(number.flow as usize)?;
         let total = crate::bits::low_16(frame.len().wrapping_sub(ether::HEADER_LEN) as u64);
-        let filled = head.filled(total);
+        let mut filled = head.filled(total);
+        if self.any_mac {
+            *filled.first_chunk_mut::<MACS>()? = *frame.first_chunk()?;
+        }
         let same_head = if is_v6 {
             frame.first_chunk::<HEAD_V6>() == filled.first_chunk()
         } else {
@@ -463,6 +476,18 @@ mod tests {
         assert_eq!(verify(&frame(&one, 0, 1, 100)), None);
         assert_eq!(one.check(&[0; 60]), Verdict::Foreign);
         assert_eq!(one.check(&[]), Verdict::Foreign);
+    }
+
+    #[test]
+    fn mac_addresses_alone_may_be_any_where_they_are_not_known() {
+        let stream = stream(0).with_any_mac();
+        let mut frame = frame(&stream, 0, 1, 100);
+        for at in 0..frame.len() {
+            frame[at] ^= 1;
+            let intact = matches!(stream.check(&frame), Verdict::Intact(_));
+            assert_eq!(intact, at < 12, "byte {at}");
+            frame[at] ^= 1;
+        }
     }
 
     #[test]
