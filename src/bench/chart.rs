@@ -170,8 +170,13 @@ fn search_panel(area: &Area<'_>, search: &SearchReport) -> Drawn {
         most(points.iter().map(|point| point.0)) * 1.05,
         most(points.iter().map(|point| point.1)) * 1.1,
     );
+    let caption = if search.ndr.mpps.is_some() {
+        "Search for the no-drop rate"
+    } else {
+        "Search for the no-drop rate: NDR none, something was lost at every rate"
+    };
     let mut chart = ChartBuilder::on(area)
-        .caption("Search for the no-drop rate", ("sans-serif", 15))
+        .caption(caption, ("sans-serif", 15))
         .margin(14)
         .x_label_area_size(40)
         .y_label_area_size(60)

@@ -155,6 +155,14 @@ pub(super) struct LineResult {
     pub(super) tally: Tally,
 }
 
+impl LineResult {
+    /// Part of the time that the thread really ran, by a clock of `hz`: what its clock readings are to be cut down by,
+    /// since another thread that had the core meanwhile is in them too.
+    pub(super) fn share(&self, hz: f64) -> f64 {
+        (self.cpu_ns as f64 / 1e9 * hz / (self.span as f64).max(1.0)).min(1.0)
+    }
+}
+
 /// The calling thread's own run time, in nanoseconds.
 fn cpu_ns() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);

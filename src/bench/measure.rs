@@ -326,8 +326,7 @@ impl Bench<'_, '_> {
             let (mut ticks, mut packets) = (0.0, 0);
             for result in results {
                 let part = pick(result);
-                let share = result.cpu_ns as f64 / 1e9 * hz / (result.span as f64).max(1.0);
-                ticks += part.ticks as f64 * share.min(1.0);
+                ticks += part.ticks as f64 * result.share(hz);
                 packets += part.packets;
             }
             ticks / packets.max(1) as f64
@@ -463,6 +462,7 @@ impl Bench<'_, '_> {
         };
         let (trial, results) = self.trial("cycles by stage", spec)?;
         self.judge(&trial, rate);
+        let hz = self.rig.eal.tsc_hz() as f64;
         let shown: &[(usize, &str)] = match self.config.gateways.through {
             Through::Seal => &[(0, "seal")],
             Through::Open => &[(1, "open")],
@@ -474,13 +474,13 @@ impl Bench<'_, '_> {
                 .map(|result| result.gateways[*at].packets)
                 .sum();
             let cycles = |stage: Stage| {
-                let sum: u64 = results
+                let sum: f64 = results
                     .iter()
-                    .map(|result| result.stages[*at][stage as usize])
+                    .map(|result| result.stages[*at][stage as usize] as f64 * result.share(hz))
                     .sum();
                 StageCycles {
                     stage: stage.name().into(),
-                    cycles: sum as f64 / packets.max(1) as f64,
+                    cycles: sum / packets.max(1) as f64,
                 }
             };
             GatewayStages {

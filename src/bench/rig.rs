@@ -201,7 +201,7 @@ fn path<'p>(
         // then not to be waited for.
         patience: match config.outside {
             None => hz / 2,
-            Some(_) => hz / 50,
+            Some(_) => hz / 10,
         },
         hz,
     }

@@ -26,18 +26,22 @@ const FLOWS: usize = 64;
 /// Examples below the options.
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  simplon bench                                        how fast a pair of gateways is on this machine, every byte checked
-  simplon bench --through seal --sizes 64 --stages     sealing alone, with cycles by stage of the packet path
-  simplon bench --through open --sas 1000              opening alone, packets spread over 1,000 SAs
-  simplon bench --workers 2 --packets 1G               two workers on one SA, until 10^9 packets have been checked
-  simplon bench --generator-core 0 --cores 1 --ndr --latency 50% --chart bench.svg
-                                                       no-drop rate, and latency at half of it
-  simplon bench --port net_af_packet0,iface=a0 --return net_af_packet1,iface=b0 \\
+  How fast a pair of gateways is on this machine, every byte checked:
+    simplon bench
+  Sealing alone, with cycles by stage of the packet path:
+    simplon bench --through seal --sizes 64 --stages
+  Opening alone, packets spread over 1,000 SAs:
+    simplon bench --through open --sas 1000
+  Two workers on one SA, until 10^9 packets have been checked:
+    simplon bench --workers 2 --window 65536 --packets 1G
+  No-drop rate, latency at half of it, and a chart:
+    simplon bench --generator-core 0 --cores 1 --ndr --latency --chart bench.svg
+  Through gateways elsewhere, out of one interface and in by another:
+    simplon bench --port net_af_packet0,iface=a0 --return net_af_packet1,iface=b0 \\
       --gateway-mac 02:00:00:00:00:01 --source 10.1.0.10 --destination 10.2.0.10 --rate 20k
-                                                       through gateways elsewhere, out of one port and in by another
 
-Inside this process nothing is lost for want of room at full speed, so loss, mismatches and reordering there are faults,
-and the command fails. The same holds for mismatches and duplicates everywhere.";
+At full speed inside this process nothing may be lost, broken or overtaken within a flow: the command fails if
+something is, but for loss and order with --spray. What is broken or comes twice fails it everywhere.";
 
 /// Measure gateways with a generator and checker of our own
 #[derive(Args)]
