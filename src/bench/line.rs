@@ -89,6 +89,19 @@ pub(super) struct Line<'p> {
     pub(super) workers: Vec<(End, Worker<'p>)>,
 }
 
+impl Line<'_> {
+    /// A thread on `core` that does nothing yet.
+    pub(super) fn new(core: usize, mode: Mode) -> Self {
+        Self {
+            core,
+            mode,
+            paths: Vec::new(),
+            taps: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+}
+
 /// One run, for every line of it.
 pub(super) struct Run<'r> {
     /// Set when nothing more is to be sent.
@@ -109,24 +122,89 @@ pub(super) struct Run<'r> {
     pub(super) hz: u64,
 }
 
-/// Clock ticks in one part, of calls that had packets, and their packets.
+/// How many times the usual a call may take before another thread must have had the core meanwhile.
+const DISTURBED: u64 = 4;
+/// Ticks that a call may take beyond that: far more than an interrupt, far less than another thread's turn.
+const GRACE: u64 = 100_000;
+
+/// Clock ticks in one part, of calls that had packets and were not disturbed, and their packets.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Part {
     pub(super) ticks: u64,
     pub(super) packets: u64,
     pub(super) calls: u64,
+    /// Calls left out since another thread, or another machine's, had the core meanwhile.
+    pub(super) disturbed: u64,
 }
 
 impl Part {
+    /// Counts a call that began at `since`. Returns the time, and whether the call counts.
     #[inline]
-    fn note(&mut self, since: u64, packets: u64) -> u64 {
+    fn note(&mut self, since: u64, packets: u64) -> (u64, bool) {
         let now = tsc();
-        if packets > 0 {
-            self.ticks += now.saturating_sub(since);
+        if packets == 0 {
+            return (now, true);
+        }
+        let spent = now.saturating_sub(since);
+        let usual = self.ticks / self.packets.max(1) * packets;
+        let counts = self.packets == 0 || spent <= DISTURBED * usual + GRACE;
+        if counts {
+            self.ticks += spent;
             self.packets += packets;
             self.calls += 1;
+        } else {
+            self.disturbed += 1;
         }
-        now
+        (now, counts)
+    }
+}
+
+/// A probe that forgets a call that was disturbed.
+trait Settle: Probe {
+    /// The call is over; `counts` says whether it is to.
+    fn settle(&mut self, counts: bool);
+}
+
+impl Settle for NoProbe {
+    #[inline(always)]
+    fn settle(&mut self, _counts: bool) {}
+}
+
+/// Cycles by stage of the calls that count.
+struct StageProbe {
+    probe: CycleProbe,
+    sum: [u64; Stage::ALL.len()],
+}
+
+impl StageProbe {
+    fn new() -> Self {
+        Self {
+            probe: CycleProbe::new(tsc),
+            sum: [0; Stage::ALL.len()],
+        }
+    }
+}
+
+impl Probe for StageProbe {
+    #[inline]
+    fn begin(&mut self) {
+        self.probe.begin();
+    }
+
+    #[inline]
+    fn mark(&mut self, stage: Stage) {
+        self.probe.mark(stage);
+    }
+}
+
+impl Settle for StageProbe {
+    fn settle(&mut self, counts: bool) {
+        let cycles = self.probe.take();
+        if counts {
+            for (sum, cycles) in self.sum.iter_mut().zip(cycles) {
+                *sum += cycles;
+            }
+        }
     }
 }
 
@@ -155,14 +233,6 @@ pub(super) struct LineResult {
     pub(super) tally: Tally,
 }
 
-impl LineResult {
-    /// Part of the time that the thread really ran, by a clock of `hz`: what its clock readings are to be cut down by,
-    /// since another thread that had the core meanwhile is in them too.
-    pub(super) fn share(&self, hz: f64) -> f64 {
-        (self.cpu_ns as f64 / 1e9 * hz / (self.span as f64).max(1.0)).min(1.0)
-    }
-}
-
 /// The calling thread's own run time, in nanoseconds.
 fn cpu_ns() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
@@ -182,16 +252,16 @@ pub(super) fn run(
     pin_current_thread(line.core)?;
     let _registered = ThreadRegistration::new(threads)?;
     if run.stages {
-        let mut probes = [CycleProbe::new(tsc), CycleProbe::new(tsc)];
+        let mut probes = [StageProbe::new(), StageProbe::new()];
         let mut result = drive(line, run, &mut probes);
-        result.stages = probes.map(|mut probe| probe.take());
+        result.stages = probes.map(|probe| probe.sum);
         Ok(result)
     } else {
         Ok(drive(line, run, &mut [NoProbe, NoProbe]))
     }
 }
 
-fn drive<P: Probe>(line: &mut Line<'_>, run: &Run<'_>, probes: &mut [P; 2]) -> LineResult {
+fn drive<P: Settle>(line: &mut Line<'_>, run: &Run<'_>, probes: &mut [P; 2]) -> LineResult {
     for path in &mut line.paths {
         path.begin(run.latency);
     }
@@ -252,13 +322,22 @@ fn send(
             None => path.send_full(run.quota),
             Some(pacer) => path.send_due(pacer, run.quota),
         };
-        now = result.generate.note(now, sent);
+        (now, _) = result.generate.note(now, sent);
     }
     now
 }
 
+/// Polls once. Returns the time after that.
+#[inline]
+fn poll<P: Settle>(worker: &mut Worker<'_>, probe: &mut P, part: &mut Part, now: u64) -> u64 {
+    let count = worker.poll_once(probe) as u64;
+    let (now, counts) = part.note(now, count);
+    probe.settle(counts);
+    now
+}
+
 /// Gives every part but the generators one turn.
-fn carry<P: Probe>(
+fn carry<P: Settle>(
     line: &mut Line<'_>,
     mut now: u64,
     result: &mut LineResult,
@@ -268,15 +347,15 @@ fn carry<P: Probe>(
         if *end == End::East {
             for tap in &mut line.taps {
                 let count = tap.sample();
-                now = result.tap.note(now, count);
+                (now, _) = result.tap.note(now, count);
             }
         }
-        let count = worker.poll_once(&mut probes[*end as usize]) as u64;
-        now = result.gateways[*end as usize].note(now, count);
+        let end = *end as usize;
+        now = poll(worker, &mut probes[end], &mut result.gateways[end], now);
     }
     for path in &mut line.paths {
         let received = path.receive();
-        now = result.check.note(now, received);
+        (now, _) = result.check.note(now, received);
         if line.mode == Mode::Sampled {
             // What the taps took is as good as received; only a part of it comes as far as here.
             let sealed: u64 = line.taps.iter().map(|tap| tap.sealed).sum();
@@ -287,7 +366,7 @@ fn carry<P: Probe>(
 }
 
 /// Seals [`STAGED`] bursts, then opens them; the clock runs for the second half.
-fn staged_round<P: Probe>(
+fn staged_round<P: Settle>(
     line: &mut Line<'_>,
     run: &Run<'_>,
     result: &mut LineResult,
@@ -299,11 +378,10 @@ fn staged_round<P: Probe>(
             // All that is staged is on its way.
             path.given_up = path.tally.sent - path.tally.received;
             let sent = path.send_full(run.quota);
-            now = result.generate.note(now, sent);
+            (now, _) = result.generate.note(now, sent);
         }
         for (_, worker) in line.workers.iter_mut().filter(|(end, _)| *end == End::West) {
-            let count = worker.poll_once(&mut probes[0]) as u64;
-            now = result.gateways[0].note(now, count);
+            now = poll(worker, &mut probes[0], &mut result.gateways[0], now);
         }
         for tap in &mut line.taps {
             tap.stage();
@@ -320,14 +398,13 @@ fn staged_round<P: Probe>(
         for mut burst in bursts {
             let count = burst.len() as u64;
             line.taps[at].tx.tx_burst(&mut burst);
-            now = result.tap.note(now, count);
+            (now, _) = result.tap.note(now, count);
             for (_, worker) in line.workers.iter_mut().filter(|(end, _)| *end == End::East) {
-                let count = worker.poll_once(&mut probes[1]) as u64;
-                now = result.gateways[1].note(now, count);
+                now = poll(worker, &mut probes[1], &mut result.gateways[1], now);
             }
             for path in &mut line.paths {
                 let received = path.receive();
-                now = result.check.note(now, received);
+                (now, _) = result.check.note(now, received);
             }
         }
     }
@@ -335,7 +412,7 @@ fn staged_round<P: Probe>(
 }
 
 /// Goes on without sending until every path has what it waits for, or has waited long enough.
-fn drain<P: Probe>(
+fn drain<P: Settle>(
     line: &mut Line<'_>,
     run: &Run<'_>,
     result: &mut LineResult,
@@ -361,5 +438,28 @@ fn drain<P: Probe>(
         if run.open_paths.load(Ordering::Relaxed) == 0 {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_in_which_another_thread_had_the_core_does_not_count() {
+        let mut part = Part::default();
+        let ago = |ticks: u64| tsc().saturating_sub(ticks);
+        for _ in 0..100 {
+            assert!(part.note(ago(6_400), 64).1);
+        }
+        assert!(part.note(ago(12_800), 64).1, "twice as slow is slow");
+        let (_, counts) = part.note(ago(20_000_000), 64);
+        assert!(!counts, "and this was no call alone");
+        assert_eq!(
+            (part.packets, part.calls, part.disturbed),
+            (101 * 64, 101, 1)
+        );
+        assert!(part.note(ago(20_000_000), 0).1);
+        assert_eq!(part.calls, 101, "a call without packets is no call");
     }
 }

@@ -312,6 +312,8 @@ impl Bench<'_, '_> {
             cycles: self.cycles(results, by_then, hz),
             run_share: cpu_ns / 1e9 / span.max(1e-9),
             burst: measured.packets as f64 / measured.calls.max(1) as f64,
+            disturbed: measured.disturbed as f64
+                / (measured.calls + measured.disturbed).max(1) as f64,
             drops: after.drops_since(before),
         }
     }
@@ -323,13 +325,8 @@ impl Bench<'_, '_> {
 
     fn cycles(&self, results: &[LineResult], arrived: u64, hz: f64) -> Cycles {
         let per_packet = |pick: fn(&LineResult) -> Part| {
-            let (mut ticks, mut packets) = (0.0, 0);
-            for result in results {
-                let part = pick(result);
-                ticks += part.ticks as f64 * result.share(hz);
-                packets += part.packets;
-            }
-            ticks / packets.max(1) as f64
+            let part = sum_parts(results, pick);
+            part.ticks as f64 / part.packets.max(1) as f64
         };
         let cpu: f64 = results.iter().map(|result| result.cpu_ns as f64).sum();
         let (seal, open) = match (self.config.outside.is_some(), self.config.gateways.through) {
@@ -462,7 +459,6 @@ impl Bench<'_, '_> {
         };
         let (trial, results) = self.trial("cycles by stage", spec)?;
         self.judge(&trial, rate);
-        let hz = self.rig.eal.tsc_hz() as f64;
         let shown: &[(usize, &str)] = match self.config.gateways.through {
             Through::Seal => &[(0, "seal")],
             Through::Open => &[(1, "open")],
@@ -476,7 +472,7 @@ impl Bench<'_, '_> {
             let cycles = |stage: Stage| {
                 let sum: f64 = results
                     .iter()
-                    .map(|result| result.stages[*at][stage as usize] as f64 * result.share(hz))
+                    .map(|result| result.stages[*at][stage as usize] as f64)
                     .sum();
                 StageCycles {
                     stage: stage.name().into(),
@@ -507,6 +503,7 @@ fn sum_parts(results: &[LineResult], pick: fn(&LineResult) -> Part) -> Part {
             ticks: sum.ticks + part.ticks,
             packets: sum.packets + part.packets,
             calls: sum.calls + part.calls,
+            disturbed: sum.disturbed + part.disturbed,
         })
 }
 

@@ -135,12 +135,14 @@ pub struct Trial {
     pub run_share: f64,
     /// Packets in one call of the measured gateway that had any.
     pub burst: f64,
+    /// Part of those calls that are left out of the cycles, since another thread had the core meanwhile.
+    pub disturbed: f64,
     /// What gateways dropped.
     pub drops: Vec<Drop>,
 }
 
-/// TSC cycles per packet, each part by its own packets: clock readings around every call that had packets, times the
-/// part of the time that the thread really ran.
+/// TSC cycles per packet, each part by its own packets: clock readings around every call that had packets, but for
+/// calls that took so long that another thread had the core meanwhile.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
 pub struct Cycles {
     /// Making and sending packets.
@@ -151,7 +153,8 @@ pub struct Cycles {
     pub open: f64,
     /// Receiving and checking.
     pub check: f64,
-    /// Run time of all threads together over the packets that arrived: with idle polls and all the rest.
+    /// Run time of all threads together (`CLOCK_THREAD_CPUTIME_ID`) over the packets that arrived: with idle polls and
+    /// all the rest.
     pub threads: f64,
 }
 
@@ -428,7 +431,7 @@ impl Report {
         let extent = self.trials.iter().map(|trial| trial.reordered_extent).max();
         let _ = writeln!(
             text,
-            "{} trials: {} sent = {} back + {} lost; {} checked, {} mismatched, {} reordered (by {} at most), {} twice",
+            "trials: {}; {} sent = {} back + {} lost; {} checked, {} mismatched, {} reordered (by {} at most), {} twice",
             self.trials.len(),
             sum(|trial| trial.sent),
             sum(|trial| trial.received),

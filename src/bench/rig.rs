@@ -72,23 +72,8 @@ pub(super) fn deal<'p>(
         (false, Through::Open) => Mode::Staged,
         _ => Mode::Straight,
     };
-    let mut lines: Vec<Line<'p>> = cores
-        .iter()
-        .map(|core| Line {
-            core: *core,
-            mode,
-            paths: Vec::new(),
-            taps: Vec::new(),
-            workers: Vec::new(),
-        })
-        .collect();
-    let mut rest = Line {
-        core: config.cores.generator.unwrap_or(0),
-        mode,
-        paths: Vec::new(),
-        taps: Vec::new(),
-        workers: Vec::new(),
-    };
+    let mut lines: Vec<Line<'p>> = cores.iter().map(|core| Line::new(*core, mode)).collect();
+    let mut rest = Line::new(config.cores.generator.unwrap_or(0), mode);
     let split = config.cores.generator.is_some();
     for (end, workers) in workers {
         // The second gateway is part of the check where only the first is measured.
@@ -197,8 +182,8 @@ fn path<'p>(
         window: u64::from(config.gateways.ring / 2),
         given_up: 0,
         last_arrival: 0,
-        // Inside, a thread may lose its core for a while, and nothing is lost for that. A device may lose packets, and is
-        // then not to be waited for.
+        // Inside, a thread may lose its core for a while, and nothing is lost for that. A device may lose packets, and
+        // is then not to be waited for.
         patience: match config.outside {
             None => hz / 2,
             Some(_) => hz / 10,

@@ -302,8 +302,8 @@ pub(super) fn stream(config: &Config, from: End) -> Stream {
     Stream::new(from.digit(), 2, flows)
 }
 
-/// The flows towards a device under test, out of a port with the MAC address `own`. Nobody knows what MAC addresses they
-/// will arrive with.
+/// The flows towards a device under test, out of a port with the MAC address `own`. Nobody knows what MAC addresses
+/// they will arrive with.
 pub(super) fn outside_stream(config: &Config, outside: &Outside, own: [u8; 6]) -> Stream {
     let flows = (0..config.traffic.flows).map(|at| {
         let flow = Flow {

@@ -32,8 +32,8 @@ Examples:
     simplon bench --through seal --sizes 64 --stages
   Opening alone, packets spread over 1,000 SAs:
     simplon bench --through open --sas 1000
-  Two workers on one SA, until 10^9 packets have been checked:
-    simplon bench --workers 2 --window 65536 --packets 1G
+  Two workers, each with an SA of its own, until 10^9 packets have been checked; without --sas 2 they share one:
+    simplon bench --workers 2 --sas 2 --packets 1G
   No-drop rate, latency at half of it, and a chart:
     simplon bench --generator-core 0 --cores 1 --ndr --latency --chart bench.svg
   Through gateways elsewhere, out of one interface and in by another:
