@@ -291,11 +291,45 @@ fn step<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G]) -> __m512i {
 }
 }
 
+/// The half of the length block that tells the length of the AAD, in bits, for each length in bytes.
+static AAD_BITS: [[i64; 2]; 17] = {
+    let mut halves = [[0; 2]; 17];
+    let mut len = 0;
+    while len < 17 {
+        halves[len][1] = 8 * len as i64;
+        len += 1;
+    }
+    halves
+};
+
+kernel! {
+/// The length block times the hash key, in lane 0.
+fn hash_lengths(key: &GcmKey, aad_len: usize, text_len: usize) -> Sums {
+    let load = |block: &Block| {
+        // SAFETY: 16 bytes are borrowed, and the load wants no alignment.
+        unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+    };
+    let (power, folded) = (load(&key.powers[POWERS - 1]), load(&key.folded[POWERS - 1]));
+    let aad_bits = AAD_BITS[aad_len.min(16)];
+    let aad_bits = _mm_set_epi64x(aad_bits[1], aad_bits[0]);
+    let text_bits = _mm_cvtsi64_si128((text_len as i64) << 3);
+    let lengths = _mm_or_si128(aad_bits, text_bits);
+    let high = _mm_xor_si128(
+        _mm_clmulepi64_si128::<0x11>(lengths, power),
+        _mm_clmulepi64_si128::<0x10>(lengths, folded),
+    );
+    let low = _mm_xor_si128(
+        _mm_clmulepi64_si128::<0x01>(lengths, power),
+        _mm_clmulepi64_si128::<0x00>(lengths, folded),
+    );
+    Sums { high: _mm512_zextsi128_si512(high), low: _mm512_zextsi128_si512(low) }
+}
+}
+
 kernel! {
 /// The end of GHASH: `G` vectors, and then the length block.
 fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], packet: &Packet<'_>, shape: Shape) -> __m128i {
-    let zero = _mm512_setzero_si512();
-    let mut sums = Sums { high: zero, low: zero };
+    let mut sums = hash_lengths(run.key, packet.aad_len, shape.text_len);
     let first = POWERS - 4 * (G - 1) - shape.lanes() - 1;
     for i in 0..G {
         multiply_add(
@@ -305,16 +339,6 @@ fn finish<const G: usize>(run: &Run<'_>, blocks: &[__m512i; G], packet: &Packet<
             powers!(run.key.folded, first + 4 * i),
         );
     }
-    let lengths = _mm_set_epi64x((packet.aad_len as i64) << 3, (shape.text_len as i64) << 3);
-    let mut length_sums = Sums { high: zero, low: zero };
-    multiply_add(
-        &mut length_sums,
-        _mm512_zextsi128_si512(lengths),
-        powers!(run.key.powers, POWERS - 1),
-        powers!(run.key.folded, POWERS - 1),
-    );
-    sums.high = _mm512_xor_si512(sums.high, length_sums.high);
-    sums.low = _mm512_xor_si512(sums.low, length_sums.low);
     let lanes = reduce(sums, run.poly);
     let half = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
     let sum = _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
