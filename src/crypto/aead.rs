@@ -11,7 +11,9 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 #[cfg(target_arch = "x86_64")]
-use super::gcm::avx512::{self, HasAvx512};
+use super::gcm::avx512::HasAvx512;
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx512_jobs;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::key::{self, GcmKey};
 use super::portable::PortableKey;
@@ -342,7 +344,7 @@ pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
         match &key.expanded {
             Expanded::Portable(key) => key.seal_run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Avx512(has, key) => avx512::seal_run(*has, key, run),
+            Expanded::Avx512(has, key) => avx512_jobs::run(*has, key, run),
         }
         rest = after;
         is_first = false;
@@ -358,7 +360,7 @@ pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
         match &key.expanded {
             Expanded::Portable(key) => key.open_run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Avx512(has, key) => avx512::open_run(*has, key, run),
+            Expanded::Avx512(has, key) => avx512_jobs::run(*has, key, run),
         }
         rest = after;
         is_first = false;

@@ -20,8 +20,8 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::avx512_chunks::*;
-use super::key::{Block, GcmKey, POLY, POWERS, Rounds};
-use crate::crypto::aead::{ICV_LEN, NONCE_LEN, OpenJob, SealJob};
+use super::key::{Block, GcmKey, POLY, POWERS};
+use crate::crypto::aead::{ICV_LEN, NONCE_LEN};
 
 /// Proof that this processor has what the kernels of this module use.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ impl HasAvx512 {
 }
 
 /// One packet for the kernels: text and room for the ICV behind it.
-pub(super) struct Packet<'a> {
+pub(in crate::crypto) struct Packet<'a> {
     pub(super) nonce: &'a [u8; NONCE_LEN],
     pub(super) aad: &'a Block,
     pub(super) aad_len: usize,
@@ -59,7 +59,7 @@ pub(super) struct Packet<'a> {
 }
 
 /// Vectors whose counters the table holds: texts of 9,712 bytes, longer than any frame. Beyond, they are computed.
-const ROWS: usize = 152;
+pub(super) const ROWS: usize = 152;
 
 #[repr(C, align(64))]
 struct Rows([[u8; 64]; ROWS]);
@@ -90,7 +90,13 @@ fn far_rows<const N: usize>(first: usize) -> [[u8; 64]; N] {
     counter_rows(first)
 }
 
+/// Functions that use the features of which [`HasAvx512`] is the proof.
 macro_rules! kernel {
+    (never inline: $($item:tt)*) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2")]
+        #[inline(never)]
+        $($item)*
+    };
     ($($item:tt)*) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2")]
         #[inline]
@@ -98,9 +104,11 @@ macro_rules! kernel {
     };
 }
 
+pub(super) use kernel;
+
 /// What a run of packets of one key shares, in registers as far as they reach.
 #[derive(Clone, Copy)]
-struct Run<'k> {
+pub(super) struct Run<'k> {
     key: &'k GcmKey,
     round_keys: [__m512i; 15],
     swap: __m512i,
@@ -110,7 +118,7 @@ struct Run<'k> {
 
 /// What a run of many packets of one key shares in memory.
 #[repr(C, align(64))]
-struct Hot {
+pub(super) struct Hot {
     powers: ChunkPowers,
     /// What each row of counters changes in the state after the first round, however the nonce: one byte of the block
     /// goes to one column, so what two rows differ in does not depend on the others. Saves a round.
@@ -134,7 +142,7 @@ fn broadcast(block: &Block) -> __m512i {
 }
 
 kernel! {
-fn start<'k, const ROUNDS: usize>(key: &'k GcmKey, hot: Option<&'k Hot>) -> Run<'k> {
+pub(super) fn begin_run<'k, const ROUNDS: usize>(key: &'k GcmKey, hot: Option<&'k Hot>) -> Run<'k> {
     let mut round_keys = [_mm512_setzero_si512(); 15];
     // A range that ends with `ROUNDS` itself would not be unrolled, and the keys would go through memory.
     for at in 0..15 {
@@ -519,18 +527,9 @@ fn begin(run: &Run<'_>, packet: &mut Packet<'_>, shape: Shape) -> Cursor {
 }
 
 kernel! {
-/// Seals or opens the text in place, all but the ICV, which it returns as it should be.
-fn crypt<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, hot: Option<&Hot>, packet: &mut Packet<'_>) -> __m128i {
+/// Seals or opens a text of `Class::Short` in place, all but the ICV, which it returns as it should be.
+pub(super) fn crypt_short<const ROUNDS: usize, const SEAL: bool>(run: &Run<'_>, packet: &mut Packet<'_>) -> __m128i {
     let shape = Shape::new(packet);
-    // Calls, so that what the long ones keep in registers is no burden to the short ones.
-    if shape.vectors > 4 {
-        return if SEAL && shape.vectors >= PIPED_FROM && shape.vectors <= ROWS {
-            long_piped::<ROUNDS>(key, hot, packet)
-        } else {
-            long_plain::<ROUNDS, SEAL>(key, hot, packet)
-        };
-    }
-    let run = &start::<ROUNDS>(key, None);
     let cursor = &mut begin(run, packet, shape);
     match shape.vectors {
         1 => short::<ROUNDS, SEAL, 1>(run, cursor, packet, shape),
@@ -541,71 +540,31 @@ fn crypt<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, hot: Option<&Hot>,
 }
 }
 
-/// Vectors from which on sealing takes the loop in assembly: shorter texts lose more by its set-up than they gain.
-const PIPED_FROM: usize = 21;
-
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2"
-)]
-#[inline(never)]
-fn long_plain<const ROUNDS: usize, const SEAL: bool>(
-    key: &GcmKey,
-    hot: Option<&Hot>,
-    packet: &mut Packet<'_>,
-) -> __m128i {
-    long_by::<ROUNDS, SEAL, false>(key, hot, packet)
-}
-
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1,bmi2"
-)]
-#[inline(never)]
-fn long_piped<const ROUNDS: usize>(
-    key: &GcmKey,
-    hot: Option<&Hot>,
-    packet: &mut Packet<'_>,
-) -> __m128i {
-    long_by::<ROUNDS, true, true>(key, hot, packet)
-}
-
 kernel! {
-/// One packet of five vectors and more.
-fn long_by<const ROUNDS: usize, const SEAL: bool, const PIPED: bool>(
-    key: &GcmKey,
-    hot: Option<&Hot>,
+/// As [`crypt_short`] for a text of five vectors and more. `CACHED`: the run is hot, and its rows reach for this text.
+pub(super) fn crypt_long<const ROUNDS: usize, const SEAL: bool, const PIPED: bool, const CACHED: bool>(
+    run: &Run<'_>,
     packet: &mut Packet<'_>,
 ) -> __m128i {
     let shape = Shape::new(packet);
-    let run = &start::<ROUNDS>(key, hot);
     let cursor = &mut begin(run, packet, shape);
-    match hot {
-        Some(hot) if shape.vectors <= hot.len => {
-            cursor.base = _mm512_aesenc_epi128(cursor.base, run.round_keys[1]);
-            cursor.rows = hot.rows.as_ptr().cast();
-            match shape.vectors & 3 {
-                1 => long::<ROUNDS, SEAL, PIPED, true, 1>(run, cursor, packet, shape),
-                2 => long::<ROUNDS, SEAL, PIPED, true, 2>(run, cursor, packet, shape),
-                3 => long::<ROUNDS, SEAL, PIPED, true, 3>(run, cursor, packet, shape),
-                _ => long::<ROUNDS, SEAL, PIPED, true, 4>(run, cursor, packet, shape),
-            }
-        }
-        _ => match shape.vectors & 3 {
-            1 => long::<ROUNDS, SEAL, PIPED, false, 1>(run, cursor, packet, shape),
-            2 => long::<ROUNDS, SEAL, PIPED, false, 2>(run, cursor, packet, shape),
-            3 => long::<ROUNDS, SEAL, PIPED, false, 3>(run, cursor, packet, shape),
-            _ => long::<ROUNDS, SEAL, PIPED, false, 4>(run, cursor, packet, shape),
-        },
+    if let (true, Some(hot)) = (CACHED, run.hot) {
+        cursor.base = _mm512_aesenc_epi128(cursor.base, run.round_keys[1]);
+        cursor.rows = hot.rows.as_ptr().cast();
+    }
+    match shape.vectors & 3 {
+        1 => long::<ROUNDS, SEAL, PIPED, CACHED, 1>(run, cursor, packet, shape),
+        2 => long::<ROUNDS, SEAL, PIPED, CACHED, 2>(run, cursor, packet, shape),
+        3 => long::<ROUNDS, SEAL, PIPED, CACHED, 3>(run, cursor, packet, shape),
+        _ => long::<ROUNDS, SEAL, PIPED, CACHED, 4>(run, cursor, packet, shape),
     }
 }
 }
 
-/// Packets of one key from which on it pays to prepare what they share.
-const HOT_RUN: usize = 4;
-
 kernel! {
 /// Prepares a run whose longest text has `longest` bytes, ICV included.
-fn heat<'h>(key: &GcmKey, longest: usize, room: &'h mut MaybeUninit<Hot>) -> &'h Hot {
-    let run = start::<10>(key, None);
+pub(super) fn heat<'h>(key: &GcmKey, longest: usize, room: &'h mut MaybeUninit<Hot>) -> &'h Hot {
+    let run = begin_run::<10>(key, None);
     let len = longest.div_ceil(64).min(ROWS);
     let at = room.as_mut_ptr();
     let zero = _mm512_setzero_si512();
@@ -632,91 +591,4 @@ fn heat<'h>(key: &GcmKey, longest: usize, room: &'h mut MaybeUninit<Hot>) -> &'h
     // SAFETY: powers and length are written, and rows may be uninitialised.
     unsafe { room.assume_init_ref() }
 }
-}
-
-/// What one call of a kernel does with its packets.
-macro_rules! entry {
-    ($(#[$doc:meta])* $name:ident, $run:ident, $job:ident) => {
-        $(#[$doc])*
-        pub(in crate::crypto) fn $name(_: HasAvx512, key: &GcmKey, jobs: &mut [$job<'_>]) {
-            match key.rounds {
-                // SAFETY: `HasAvx512` is made only where the processor has every feature that the kernels name.
-                Rounds::Ten => unsafe { $run::<10>(key, jobs) },
-                // SAFETY: as above.
-                Rounds::Twelve => unsafe { $run::<12>(key, jobs) },
-                // SAFETY: as above.
-                Rounds::Fourteen => unsafe { $run::<14>(key, jobs) },
-            }
-        }
-    };
-}
-
-entry! {
-    /// Seals packets of one key.
-    seal_run, seal_rounds, SealJob
-}
-entry! {
-    /// Opens packets of one key.
-    open_run, open_rounds, OpenJob
-}
-
-kernel! {
-fn seal_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
-    let mut room = MaybeUninit::uninit();
-    let mut hot = None;
-    if jobs.len() >= HOT_RUN {
-        let longest = jobs.iter().map(|job| job.text.len()).max().unwrap_or_default();
-        if longest > 256 {
-            hot = Some(heat(key, longest, &mut room));
-        }
-    }
-    for job in jobs {
-        job.sealed = job.text.len() >= ICV_LEN;
-        if !job.sealed {
-            continue;
-        }
-        let mut packet = Packet { nonce: &job.nonce, aad: job.aad.block(), aad_len: job.aad.len(), text: job.text };
-        let icv = crypt::<ROUNDS, true>(key, hot, &mut packet);
-        let at = packet.text.len() - ICV_LEN;
-        // SAFETY: the text ends with room for the ICV, and the store wants no alignment.
-        unsafe { _mm_storeu_si128(packet.text.as_mut_ptr().wrapping_add(at).cast(), icv) };
-    }
-}
-}
-
-kernel! {
-fn open_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
-    let mut room = MaybeUninit::uninit();
-    let mut hot = None;
-    if jobs.len() >= HOT_RUN {
-        let longest = jobs.iter().map(|job| job.text.len()).max().unwrap_or_default();
-        if longest > 256 {
-            hot = Some(heat(key, longest, &mut room));
-        }
-    }
-    for job in jobs {
-        job.authentic = false;
-        if job.text.len() < ICV_LEN {
-            continue;
-        }
-        let mut packet = Packet { nonce: &job.nonce, aad: job.aad.block(), aad_len: job.aad.len(), text: job.text };
-        let at = packet.text.len() - ICV_LEN;
-        // Before any store: one that it overlapped, masked or not, would hold it up.
-        // SAFETY: the text ends with the ICV, and the load wants no alignment.
-        let received = unsafe { _mm_loadu_si128(packet.text.as_ptr().wrapping_add(at).cast()) };
-        let icv = crypt::<ROUNDS, false>(key, hot, &mut packet);
-        let difference = _mm_xor_si128(icv, received);
-        job.authentic = _mm_testz_si128(difference, difference) == 1;
-        if !job.authentic {
-            wipe(&mut packet.text[..at]);
-        }
-    }
-}
-}
-
-/// Nobody may see what was decrypted from a packet that is not authentic.
-#[cold]
-#[inline(never)]
-fn wipe(text: &mut [u8]) {
-    text.fill(0);
 }

@@ -5,4 +5,6 @@ pub(super) mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_chunks;
 #[cfg(target_arch = "x86_64")]
+pub(super) mod avx512_jobs;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod key;
