@@ -65,7 +65,7 @@ pub fn core_cycles_per_tsc_cycle() -> f64 {
 }
 
 /// `rounds` times a hundred dependent additions.
-fn chain(rounds: u64) {
+pub fn chain(rounds: u64) {
     // SAFETY: adds to and counts down registers of its own.
     unsafe {
         std::arch::asm!(
