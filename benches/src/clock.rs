@@ -59,7 +59,7 @@ pub fn tsc_hz() -> f64 {
 /// tries, since whatever else runs only slows it.
 pub fn core_cycles_per_tsc_cycle() -> f64 {
     const STEPS: u64 = 20_000;
-    let least = (0..200).map(|_| time(|| chain(STEPS / 100))).min();
+    let least = (0..40).map(|_| time(|| chain(STEPS / 100))).min();
     let cycles = least.unwrap_or(1).saturating_sub(overhead()).max(1);
     STEPS as f64 / cycles as f64
 }

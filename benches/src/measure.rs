@@ -61,11 +61,19 @@ pub struct Cell {
     pub to_intel: Option<Spread>,
 }
 
+/// Everyone's figures for one load.
+pub struct Figures {
+    /// The contenders' figures.
+    pub cells: Vec<Cell>,
+    /// Core cycles in a TSC cycle while they ran: the median of the rounds.
+    pub core_per_tsc: f64,
+}
+
 /// Runs every contender on `load`.
 ///
 /// # Errors
 /// Where a contender gives a wrong result.
-pub fn run(way: Way, load: Load, effort: Effort) -> Result<Vec<Cell>, String> {
+pub fn run(way: Way, load: Load, effort: Effort) -> Result<Figures, String> {
     let contenders = contender::all(effort.field, load.cipher, load.keys);
     let mut arena = Arena::new(load.sizes.longest());
     let bursts = bursts(load);
@@ -74,7 +82,9 @@ pub fn run(way: Way, load: Load, effort: Effort) -> Result<Vec<Cell>, String> {
     }
     let overhead = clock::overhead();
     let mut rounds = vec![Vec::with_capacity(effort.rounds); contenders.len()];
+    let mut clocks = Vec::with_capacity(effort.rounds);
     for _ in 0..effort.rounds {
+        clocks.push(clock::core_cycles_per_tsc_cycle());
         for (contender, figures) in contenders.iter().zip(&mut rounds) {
             figures.push(round(
                 &**contender,
@@ -96,7 +106,10 @@ pub fn run(way: Way, load: Load, effort: Effort) -> Result<Vec<Cell>, String> {
             Spread::of(pairs.map(|(ours, intels)| ours / intels).collect())
         }),
     });
-    Ok(cells.collect())
+    Ok(Figures {
+        cells: cells.collect(),
+        core_per_tsc: Spread::of(clocks).median,
+    })
 }
 
 /// Enough bursts that each key comes once, sealed by the `aes-gcm` crate.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use simplon::crypto::aead::Cipher;
 
 use crate::burst::{Load, Sizes};
-use crate::measure::{Cell, Spread, Way};
+use crate::measure::{Cell, Figures, Spread, Way};
 
 /// Most of Intel's cycles that simplon may need for this load.
 pub fn limit(load: &Load) -> f64 {
@@ -34,13 +34,19 @@ pub struct Row {
     pub limit: f64,
     /// Whether the first contender's median is within the limit; none without Intel's library.
     pub reached: Option<bool>,
+    /// Core cycles in a TSC cycle while they ran.
+    pub core_per_tsc: f64,
     /// The contenders.
     pub cells: Vec<Cell>,
 }
 
 impl Row {
     /// What was measured for `load`.
-    pub fn new(way: Way, load: &Load, cells: Vec<Cell>) -> Self {
+    pub fn new(way: Way, load: &Load, figures: Figures) -> Self {
+        let Figures {
+            cells,
+            core_per_tsc,
+        } = figures;
         let limit = limit(load);
         let ours = cells.first().and_then(|cell| cell.to_intel);
         Self {
@@ -53,6 +59,7 @@ impl Row {
             keys: load.keys,
             limit,
             reached: ours.map(|ratio| ratio.median <= limit),
+            core_per_tsc,
             cells,
         }
     }
@@ -92,6 +99,10 @@ pub fn table(title: &str, rows: &[&Row]) -> String {
             }),
         ));
     }
+    line(with(
+        "core cycles in a TSC cycle",
+        &mut rows.iter().map(|row| format!("{:.2}", row.core_per_tsc)),
+    ));
     for at in 0..names {
         let name = &rows[0].cells[at].contender;
         if !name.starts_with("simplon") || rows[0].cells[at].to_intel.is_none() {

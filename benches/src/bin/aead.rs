@@ -108,8 +108,8 @@ fn run(options: &Options) -> Result<(), String> {
             let mut rows = Vec::new();
             for load in loads(cipher) {
                 if wanted(&options.only, &load, way) {
-                    let cells = measure::run(way, load, effort)?;
-                    rows.push(Row::new(way, &load, cells));
+                    let figures = measure::run(way, load, effort)?;
+                    rows.push(Row::new(way, &load, figures));
                 }
             }
             if !options.json {
