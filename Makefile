@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-aead
+.PHONY: help setup run test lint bench bench-aead bench-limit fuzz
 
 CARGO ?= cargo
 # Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9', make bench-aead ARGS=--quick
@@ -29,7 +29,7 @@ PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpd
             python3-scapy python3-cryptography tshark
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install the Debian packages that are missing
 	@admin/setup.sh $(foreach package,$(PACKAGES),'$(package)')
@@ -58,3 +58,10 @@ bench: setup ## cycles per packet by stage, beside testpmd on the same ports
 bench-aead: ## AES-GCM alone, beside aes-gcm, ring, aws-lc-rs and Intel's library
 	@admin/setup.sh build-essential libipsec-mb-dev
 	$(CARGO) run --release --manifest-path benches/Cargo.toml --target-dir target/benches --bin aead -- $(ARGS)
+
+bench-limit: ## how fast this processor does the instructions of AES-GCM
+	@admin/setup.sh build-essential libipsec-mb-dev
+	$(CARGO) run --release --manifest-path benches/Cargo.toml --target-dir target/benches --bin limit
+
+fuzz: ## a fuzz target: make fuzz ARGS='aead_tiers 60'
+	admin/fuzz.sh $(ARGS)
