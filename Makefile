@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-aead bench-limit fuzz
+.PHONY: help setup run test lint bench bench-aead bench-limit check-aead fuzz
 
 CARGO ?= cargo
 # Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9', make bench-aead ARGS=--quick
@@ -62,6 +62,10 @@ bench-aead: ## AES-GCM alone, beside aes-gcm, ring, aws-lc-rs and Intel's librar
 bench-limit: ## how fast this processor does the instructions of AES-GCM
 	@admin/setup.sh build-essential libipsec-mb-dev
 	$(CARGO) run --release --manifest-path benches/Cargo.toml --target-dir target/benches --bin limit
+
+check-aead: ## AES-GCM under AddressSanitizer, valgrind, Miri, and its constant time
+	@admin/setup.sh valgrind libipsec-mb-dev
+	admin/check-aead.sh $(ARGS)
 
 fuzz: ## a fuzz target: make fuzz ARGS='aead_tiers 60'
 	admin/fuzz.sh $(ARGS)
