@@ -380,3 +380,21 @@ type OpenRun<'r, 'a> = (&'a AeadKey, &'r mut [OpenJob<'a>], &'r mut [OpenJob<'a>
 fn take_open_run<'r, 'a>(jobs: &'r mut [OpenJob<'a>], is_first: bool) -> Option<OpenRun<'r, 'a>> {
     take_run!(jobs, is_first)
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_that_is_asked_for_lies_where_the_sa_holds_it() {
+        let material = KeyMaterial::new(Cipher::Aes128Gcm, Zeroizing::new(vec![7; 20]));
+        let material = material.expect("key and salt");
+        let Some(key) = AeadKey::for_tier(&material, Tier::Avx512) else {
+            return;
+        };
+        let Expanded::Avx512(_, expanded) = &key.expanded else {
+            panic!("another tier");
+        };
+        assert!(ptr::addr_eq(ptr::from_ref(expanded), ptr::from_ref(&key)));
+    }
+}

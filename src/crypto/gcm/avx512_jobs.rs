@@ -165,11 +165,11 @@ macro_rules! one {
             $job.conclude(true);
         } else {
             let difference = _mm_xor_si128(icv, received);
-            let is_right = _mm_testz_si128(difference, difference) == 1;
-            if !is_right {
+            let authentic = _mm_testz_si128(difference, difference) == 1;
+            if !authentic {
                 wipe(&mut $packet.text[..at]);
             }
-            $job.conclude(is_right);
+            $job.conclude(authentic);
         }
     };
 }
