@@ -1,6 +1,9 @@
 //! What the packet code needs of a packet buffer, so that it runs on DPDK's mbufs and, in tests, on memory of its own.
 #![forbid(unsafe_code)]
 
+/// Length of what [`PacketBuf::wrap`] copies headers from, in bytes: one cache line.
+pub const TEMPLATE_LEN: usize = 64;
+
 /// One contiguous packet with room before and after it.
 ///
 /// Every method that changes the bounds either does so whole or leaves the packet as it was.
@@ -23,6 +26,18 @@ pub trait PacketBuf {
     fn adj(&mut self, len: usize) -> bool;
     /// Cuts `len` bytes off the end; false where the packet is shorter.
     fn trim(&mut self, len: usize) -> bool;
+    /// Cuts the packet down to the `len` bytes that follow its first `front`; false where it has fewer.
+    fn cut(&mut self, front: usize, len: usize) -> bool;
+    /// Grows the packet at both ends at once, by the last `front` bytes of `template` before it and by `back` bytes of
+    /// unspecified content behind, and returns the whole of it; `None` where there is no room.
+    ///
+    /// What was in the headroom may be lost, up to the template's length before the packet.
+    fn wrap(
+        &mut self,
+        template: &[u8; TEMPLATE_LEN],
+        front: usize,
+        back: usize,
+    ) -> Option<&mut [u8]>;
     /// Whether [`Self::data`] is the whole packet and nobody else holds it.
     fn is_whole(&self) -> bool {
         true
@@ -106,6 +121,34 @@ impl PacketBuf for TestBuf {
         }
         fits
     }
+
+    fn cut(&mut self, front: usize, len: usize) -> bool {
+        let fits = front
+            .checked_add(len)
+            .is_some_and(|whole| whole <= self.end - self.start);
+        if fits {
+            self.start += front;
+            self.end = self.start + len;
+        }
+        fits
+    }
+
+    fn wrap(
+        &mut self,
+        template: &[u8; TEMPLATE_LEN],
+        front: usize,
+        back: usize,
+    ) -> Option<&mut [u8]> {
+        let headers = template.get(TEMPLATE_LEN.checked_sub(front)?..)?;
+        if self.headroom() < front || self.tailroom() < back {
+            return None;
+        }
+        self.start -= front;
+        self.end += back;
+        let data = self.data_mut();
+        data[..front].copy_from_slice(headers);
+        Some(data)
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +163,10 @@ mod tests {
         assert!(packet.append(2).is_none());
         assert!(!packet.adj(4));
         assert!(!packet.trim(4));
+        assert!(!packet.cut(1, 3) && !packet.cut(4, 0) && !packet.cut(usize::MAX, 1));
+        assert!(packet.wrap(&[7; TEMPLATE_LEN], 3, 0).is_none());
+        assert!(packet.wrap(&[7; TEMPLATE_LEN], 0, 2).is_none());
+        assert!(packet.wrap(&[7; TEMPLATE_LEN], 65, 0).is_none());
         assert_eq!(packet, before);
     }
 
@@ -131,5 +178,11 @@ mod tests {
         assert_eq!(packet.data(), b"xyabcz");
         assert!(packet.adj(1) && packet.trim(1));
         assert_eq!(packet.data(), b"yabc");
+        assert!(packet.cut(1, 2));
+        assert_eq!(packet.data(), b"ab");
+        let mut template = [0; TEMPLATE_LEN];
+        template[TEMPLATE_LEN - 2..].copy_from_slice(b"xy");
+        packet.wrap(&template, 2, 1).expect("room")[4] = b'z';
+        assert_eq!(packet.data(), b"xyabz");
     }
 }

@@ -1,10 +1,10 @@
 //! One packet in DPDK's memory. The only file that names fields of `rte_mbuf`.
 
 use std::marker::PhantomData;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 
-use crate::buf::PacketBuf;
+use crate::buf::{PacketBuf, TEMPLATE_LEN};
 use crate::ids::PortId;
 
 use super::sys;
@@ -167,6 +167,64 @@ impl PacketBuf for Mbuf<'_> {
         mbuf.data_len = left;
         mbuf.pkt_len = mbuf.pkt_len.wrapping_sub(u32::from(len));
         true
+    }
+
+    #[inline]
+    fn cut(&mut self, front: usize, len: usize) -> bool {
+        let (Ok(front), Ok(len)) = (u16::try_from(front), u16::try_from(len)) else {
+            return false;
+        };
+        let mbuf = self.fields_mut();
+        let before = mbuf.data_len;
+        if u32::from(front) + u32::from(len) > u32::from(before) {
+            return false;
+        }
+        // No overflow: what begins `front` later and is `len` long lies within what was there before.
+        mbuf.data_off = mbuf.data_off.wrapping_add(front);
+        mbuf.data_len = len;
+        mbuf.pkt_len = mbuf
+            .pkt_len
+            .wrapping_sub(u32::from(before.wrapping_sub(len)));
+        true
+    }
+
+    #[inline]
+    fn wrap(
+        &mut self,
+        template: &[u8; TEMPLATE_LEN],
+        front: usize,
+        back: usize,
+    ) -> Option<&mut [u8]> {
+        let headroom = self.headroom();
+        if front > TEMPLATE_LEN || front > headroom || back > self.tailroom() {
+            return None;
+        }
+        let start = self.start();
+        // One copy of a length that the compiler knows, where there is room to let it begin before the headers.
+        let copied = if headroom >= TEMPLATE_LEN {
+            TEMPLATE_LEN
+        } else {
+            front
+        };
+        // SAFETY: `copied` is at most the headroom, so this stays within the buffer.
+        let to = unsafe { start.sub(copied) };
+        let from = template.as_ptr().wrapping_add(TEMPLATE_LEN - copied);
+        if copied == TEMPLATE_LEN {
+            // SAFETY: the template's bytes, to as many of the headroom, which this value owns (the invariant); `template`
+            // is borrowed from elsewhere, so they do not overlap.
+            unsafe { ptr::copy_nonoverlapping(from, to, TEMPLATE_LEN) };
+        } else {
+            // SAFETY: as above; `copied` is at most the template's length.
+            unsafe { ptr::copy_nonoverlapping(from, to, copied) };
+        }
+        let mbuf = self.fields_mut();
+        // No overflow: both were just held against the room there is, and lengths of buffers fit 16 bits.
+        #[expect(clippy::cast_possible_truncation)]
+        let (front, both) = (front as u16, (front + back) as u16);
+        mbuf.data_off = mbuf.data_off.wrapping_sub(front);
+        mbuf.data_len = mbuf.data_len.wrapping_add(both);
+        mbuf.pkt_len = mbuf.pkt_len.wrapping_add(u32::from(both));
+        Some(self.data_mut())
     }
 }
 

@@ -184,9 +184,11 @@ fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddresses {
     let mut local = LocalAddresses::default();
     for address in &port.addresses {
         match address.addr() {
-            IpAddr::V4(address) => local.v4.insert(address.to_bits()),
-            IpAddr::V6(address) => local.v6.insert(address.to_bits()),
-        };
+            IpAddr::V4(address) => local.add_v4(address.to_bits()),
+            IpAddr::V6(address) => {
+                local.v6.insert(address.to_bits());
+            }
+        }
     }
     if port.side == Side::Unprotected {
         for (.., set) in endpoint_sets(policy) {

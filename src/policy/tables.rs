@@ -42,8 +42,9 @@ pub struct PortTable {
 /// Addresses that are the gateway's own on one port.
 #[derive(Default)]
 pub struct LocalAddresses {
-    /// IPv4.
-    pub v4: FxHashSet<u32>,
+    v4: FxHashSet<u32>,
+    /// Lowest of them, and how far the highest is from it: what lies outside is asked of no hash table.
+    v4_span: Option<(u32, u32)>,
     /// IPv6.
     pub v6: FxHashSet<u128>,
     /// Address and port at which ESP in UDP arrives.
@@ -61,6 +62,24 @@ pub struct NextHop {
     pub mtu: u16,
 }
 
+impl LocalAddresses {
+    /// Adds an IPv4 address.
+    pub fn add_v4(&mut self, address: u32) {
+        self.v4.insert(address);
+        let (first, span) = self.v4_span.unwrap_or((address, 0));
+        let (low, high) = (first.min(address), first.saturating_add(span).max(address));
+        self.v4_span = Some((low, high.saturating_sub(low)));
+    }
+
+    /// Whether the IPv4 address is the gateway's.
+    #[inline]
+    pub fn has_v4(&self, address: u32) -> bool {
+        self.v4_span
+            .is_some_and(|(low, span)| address.wrapping_sub(low) <= span)
+            && self.v4.contains(&address)
+    }
+}
+
 impl Tables {
     /// The port at `index`.
     #[inline]
@@ -76,6 +95,13 @@ impl Tables {
 }
 
 impl PortTable {
+    /// The MAC address in the low six bytes of a little-endian word.
+    #[inline]
+    pub fn mac_word(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
     /// The next hop towards the peer of the SA in `slot`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use crate::buf::PacketBuf;
 use crate::drop::{DropReason, PuntReason};
 use crate::ipsec::esp_in::address_pair;
-use crate::ipsec::selector::AddressPair;
+use crate::ipsec::selector::{AddressPair, v4};
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::PortTable;
@@ -23,20 +23,52 @@ const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 /// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set; on the
 /// protected side everything that is not for the gateway itself does.
 pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], port: &PortTable) {
+    match port.side {
+        Side::Unprotected => classify_each(packets, metas, |data, meta| {
+            if is_plain_esp(data, meta) {
+                meta.esp_offset = meta.l4_offset;
+                return Ok(());
+            }
+            classify_unprotected(data, meta, port)
+        }),
+        Side::Protected => classify_each(packets, metas, |data, meta| {
+            if is_plain_transit(data, meta, port) {
+                return Ok(());
+            }
+            classify_protected(data, meta, port)
+        }),
+    }
+}
+
+fn classify_each<B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    mut classify: impl FnMut(&[u8], &mut PacketMeta) -> Result<(), DropReason>,
+) {
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
-        if !meta.is_live() {
-            continue;
-        }
-        let done = match port.side {
-            Side::Unprotected => classify_unprotected(packet.data(), meta, port),
-            Side::Protected => classify_protected(packet.data(), meta, port),
-        };
-        if let Err(reason) = done {
+        if meta.is_live()
+            && let Err(reason) = classify(packet.data(), meta)
+        {
             meta.kill(reason);
         }
     }
 }
 
+/// ESP straight in IPv4, and no fragment: nothing else need be asked.
+#[inline]
+fn is_plain_esp(data: &[u8], meta: &PacketMeta) -> bool {
+    meta.kind == PacketKind::Ipv4 && meta.protocol == protocol::ESP && !is_v4_fragment(data)
+}
+
+/// IPv4 to an address that is none of the gateway's.
+#[inline]
+fn is_plain_transit(data: &[u8], meta: &PacketMeta, port: &PortTable) -> bool {
+    meta.kind == PacketKind::Ipv4
+        && Ipv4Header::ref_from_prefix(data)
+            .is_ok_and(|(header, _)| !port.local.has_v4(v4(header.destination)))
+}
+
+#[inline(never)]
 fn classify_unprotected(
     data: &[u8],
     meta: &mut PacketMeta,
@@ -68,6 +100,7 @@ fn classify_unprotected(
     local_or(data, meta, port, destination, DropReason::ClearText)
 }
 
+#[inline(never)]
 fn classify_protected(
     data: &[u8],
     meta: &mut PacketMeta,
@@ -146,6 +179,7 @@ fn is_nat_t(
     Ok(true)
 }
 
+#[inline]
 fn is_v4_fragment(data: &[u8]) -> bool {
     Ipv4Header::ref_from_prefix(data).is_ok_and(|(header, _)| header.is_fragment())
 }
@@ -161,7 +195,7 @@ fn walk_v6(data: &[u8], meta: &mut PacketMeta) -> Result<bool, DropReason> {
 
 fn is_local(port: &PortTable, addresses: AddressPair) -> bool {
     match addresses {
-        AddressPair::V4(_, destination) => port.local.v4.contains(&destination),
+        AddressPair::V4(_, destination) => port.local.has_v4(destination),
         AddressPair::V6(_, destination) => port.local.v6.contains(&destination),
     }
 }

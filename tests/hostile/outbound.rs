@@ -1,6 +1,6 @@
 //! What arrives on the protected side, and what keeps it from being sealed.
 
-use simplon::buf::{PacketBuf, TestBuf};
+use simplon::buf::{PacketBuf, TEMPLATE_LEN, TestBuf};
 use simplon::drop::{DropReason, Fate, PuntReason};
 use simplon::meta::PacketMeta;
 use simplon::policy::compile::{Topology, compile};
@@ -299,6 +299,17 @@ impl PacketBuf for Chained {
     }
     fn trim(&mut self, len: usize) -> bool {
         self.0.trim(len)
+    }
+    fn cut(&mut self, front: usize, len: usize) -> bool {
+        self.0.cut(front, len)
+    }
+    fn wrap(
+        &mut self,
+        template: &[u8; TEMPLATE_LEN],
+        front: usize,
+        back: usize,
+    ) -> Option<&mut [u8]> {
+        self.0.wrap(template, front, back)
     }
     fn is_whole(&self) -> bool {
         false
