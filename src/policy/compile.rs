@@ -167,6 +167,7 @@ fn compile_port(
             .map_or(RouteTarget::Unresolved, RouteTarget::Via);
         routes.add_route(&route.to, target);
     }
+    routes.compile();
     let sa_hops = endpoint_sets(policy)
         .map(|(.., set)| routes.lookup(set.remote))
         .collect();
