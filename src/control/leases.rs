@@ -17,6 +17,11 @@ use crate::rcu::Writer;
 /// Fewest numbers leased ahead: what a burst of traffic may use between two looks of the control thread. A kill skips as
 /// many at most, of the 2^32 of an SA without extended numbers.
 const MIN_AHEAD: u64 = 1 << 20;
+/// Leases looked at in one turn of the control thread, so that a turn costs the same with 60,000 SAs; those that are new
+/// are all looked at, whatever their number. With more leases each is looked at less often and leased the more ahead.
+const LOOKS: usize = 4096;
+/// Times [`MIN_AHEAD`] that an SA among many is given at least: more would be too much of 2^32 to skip.
+const MAX_STRETCH: u64 = 16;
 /// Most numbers leased ahead.
 const MAX_AHEAD: u64 = 1 << 30;
 /// Time that a lease should last at the present rate.
@@ -39,6 +44,8 @@ struct Lease {
     key: KeyFingerprint,
     /// The next number when last looked at.
     next: u64,
+    /// When that was.
+    looked: Instant,
     /// Exhaustion has been told.
     told: bool,
 }
@@ -55,7 +62,9 @@ pub struct Leases {
     state: Result<StateFile, String>,
     leases: Vec<Lease>,
     marks: Vec<Mark>,
-    looked: Instant,
+    /// The lease to be looked at next, and the first that never was.
+    cursor: usize,
+    fresh: usize,
     saved: Instant,
     failing: bool,
 }
@@ -72,7 +81,8 @@ impl Leases {
             state,
             leases: Vec::new(),
             marks: Vec::new(),
-            looked: now,
+            cursor: 0,
+            fresh: 0,
             saved: now,
             failing: false,
         }
@@ -91,6 +101,7 @@ impl Leases {
                 slot,
                 key,
                 next,
+                looked: Instant::now(),
                 told: false,
             });
         }
@@ -118,10 +129,19 @@ impl Leases {
 
     /// Extends every lease that has to be, marks what was seen, one sync for all. Call it many times a second.
     pub fn tick(&mut self, sad: &Sad, writer: &Writer) {
-        let elapsed = self.looked.elapsed();
-        self.looked = Instant::now();
+        let now = Instant::now();
+        let count = self.leases.len();
+        let fresh = std::mem::replace(&mut self.fresh, count);
+        let first = if self.cursor < fresh { self.cursor } else { 0 };
+        let after = (first + LOOKS).min(fresh);
+        self.cursor = after;
+        let stretch = (count.div_ceil(LOOKS) as u64).clamp(1, MAX_STRETCH);
         let mut extended = Vec::new();
-        for (at, lease) in self.leases.iter_mut().enumerate() {
+        for at in (first..after).chain(fresh..count) {
+            let Some(lease) = self.leases.get_mut(at) else {
+                continue;
+            };
+            let elapsed = now.duration_since(std::mem::replace(&mut lease.looked, now));
             let Some(sa) = leased_sa(lease, sad, writer) else {
                 continue;
             };
@@ -130,7 +150,7 @@ impl Leases {
                 lease.told = true;
                 error!(spi = %sa.identity().spi, "SA has used its last sequence number and stopped: give both ends a new key");
             }
-            let ahead = ahead(next.saturating_sub(lease.next), elapsed);
+            let ahead = ahead(next.saturating_sub(lease.next), elapsed, stretch);
             lease.next = next;
             if leased <= sa.seq.last() && leased.saturating_sub(next) < ahead / 2 + 1 {
                 let until = next
@@ -245,13 +265,13 @@ fn leased_sa<'w>(lease: &Lease, sad: &'w Sad, writer: &'w Writer) -> Option<&'w 
         .filter(|sa| sa.identity().fingerprint == lease.key)
 }
 
-/// How far ahead to lease for an SA that used `used` numbers in `elapsed`.
-fn ahead(used: u64, elapsed: Duration) -> u64 {
+/// How far ahead to lease for an SA that used `used` numbers in `elapsed`, at least `stretch` times [`MIN_AHEAD`].
+fn ahead(used: u64, elapsed: Duration, stretch: u64) -> u64 {
     let elapsed_us = u64::try_from(elapsed.as_micros())
         .unwrap_or(u64::MAX)
         .max(1);
     let ahead_us = u64::try_from(AHEAD.as_micros()).unwrap_or(u64::MAX);
-    (used.saturating_mul(ahead_us) / elapsed_us).clamp(MIN_AHEAD, MAX_AHEAD)
+    (used.saturating_mul(ahead_us) / elapsed_us).clamp(MIN_AHEAD * stretch, MAX_AHEAD)
 }
 
 /// Declares every key of `policy` that has no record yet as fresh. Returns how many records were made; one SA has one.
@@ -276,18 +296,95 @@ mod tests {
     use super::*;
     use crate::crypto::aead::{Cipher, KeyMaterial};
     use crate::ids::Spi;
-    use crate::ipsec::outer::Encapsulation;
+    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
     use crate::ipsec::replay::BlockRun;
-    use crate::ipsec::sa::{InboundParams, InboundSa, SaParams};
+    use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, SaParams};
     use crate::ipsec::selector::Selectors;
     use crate::rcu::domain;
 
     #[test]
     fn lease_lasts_two_seconds_at_the_present_rate() {
-        assert_eq!(ahead(0, Duration::from_millis(20)), MIN_AHEAD);
+        assert_eq!(ahead(0, Duration::from_millis(20), 1), MIN_AHEAD);
         // 10 million a second.
-        assert_eq!(ahead(200_000, Duration::from_millis(20)), 20_000_000);
-        assert_eq!(ahead(u64::MAX, Duration::from_nanos(1)), MAX_AHEAD);
+        assert_eq!(ahead(200_000, Duration::from_millis(20), 1), 20_000_000);
+        assert_eq!(ahead(u64::MAX, Duration::from_nanos(1), 1), MAX_AHEAD);
+    }
+
+    #[test]
+    fn many_leases_are_all_extended_at_once_and_then_in_turns() {
+        let count = 2 * LOOKS + 10;
+        let keys: Vec<_> = (0..count)
+            .map(|at| {
+                let mut bytes = zeroize::Zeroizing::new(vec![7; 20]);
+                bytes[..8].copy_from_slice(&(at as u64).to_le_bytes());
+                KeyMaterial::new(Cipher::Aes128Gcm, bytes).expect("20 bytes")
+            })
+            .collect();
+        let dir = tempfile::TempDir::new().expect("dir");
+        let mut state = StateFile::open_or_create(dir.path()).expect("made");
+        let fresh: Vec<_> = keys
+            .iter()
+            .map(|key| (Direction::Outbound, key.fingerprint()))
+            .collect();
+        state.add_fresh(&fresh).expect("added");
+        let (mut writer, _readers) = domain(0);
+        let sad = Sad::new(&writer, count);
+        let now = Instant::now();
+        let mut leases = Leases {
+            state: Ok(state),
+            leases: Vec::new(),
+            marks: Vec::new(),
+            cursor: 0,
+            fresh: 0,
+            saved: now,
+            failing: false,
+        };
+        let address = "192.0.2.1".parse().expect("address");
+        for (at, key) in keys.iter().enumerate() {
+            let slot = SaIndex(u32::try_from(at).expect("few"));
+            let start = leases.start_outbound(slot, key.fingerprint());
+            assert!(matches!(start, SaStart::At(1)), "{start:?}");
+            let sa = OutboundSa::new(&OutboundParams {
+                sa: SaParams {
+                    spi: Spi::new(0x1000).expect("not reserved"),
+                    key,
+                    esn: false,
+                    local: address,
+                    remote: address,
+                    encapsulation: Encapsulation::None,
+                },
+                next_seq: 1,
+                outer: OuterHeader {
+                    hop_limit: 64,
+                    dscp: Dscp::Copy,
+                    df: DontFragment::Copy,
+                    ecn: EcnMode::Normal,
+                },
+            });
+            assert!(
+                writer
+                    .replace(sad.outbound(), at, Some(Box::new(sa)))
+                    .is_ok()
+            );
+        }
+        let leased = |at| {
+            let sa = sad.outbound().get_owned(&writer, at).expect("SA");
+            (sa.seq.leased(), sa)
+        };
+        leases.tick(&sad, &writer);
+        assert!((0..count).all(|at| leased(at).0 == 1 + 3 * MIN_AHEAD));
+        // Each uses all it has; one turn after another sees to it.
+        for at in 0..count {
+            let (until, sa) = leased(at);
+            assert_eq!(sa.seq.take(until).count, until - 1);
+        }
+        for turn in 1..=3 {
+            leases.tick(&sad, &writer);
+            let done = (0..count)
+                .filter(|at| leased(*at).0 > 1 + 3 * MIN_AHEAD)
+                .count();
+            assert_eq!(done, (turn * LOOKS).min(count));
+        }
     }
 
     #[test]
@@ -323,7 +420,8 @@ mod tests {
             state: Err("the disk is away".into()),
             leases: Vec::new(),
             marks: Vec::new(),
-            looked: now,
+            cursor: 0,
+            fresh: 0,
             saved: now,
             failing: false,
         };
