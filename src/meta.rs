@@ -24,8 +24,15 @@ pub struct PacketMeta {
     pub inner_len: u16,
     /// Offset of the transport header from the start of the IP packet, in bytes.
     pub l4_offset: u16,
-    /// TOS or traffic class of the outer header as it was received; inbound only.
-    pub outer_tos: u8,
+    /// Addresses of the IPv4 header, host byte order: of the packet as received, and of the inner one once it was opened.
+    /// Of no meaning for IPv6.
+    pub source: u32,
+    /// As `source`.
+    pub destination: u32,
+    /// TOS or traffic class of the packet as received: outbound the inner header's, inbound the outer one's.
+    pub tos: u8,
+    /// First byte of flags and fragment offset of the IPv4 header as received.
+    pub ip_flags: u8,
     /// IP protocol after the headers and extension headers that were walked.
     pub protocol: u8,
     /// What the parser found.
@@ -43,7 +50,7 @@ pub enum PacketKind {
     Ipv6,
 }
 
-const _: () = assert!(size_of::<PacketMeta>() <= 32);
+const _: () = assert!(size_of::<PacketMeta>() <= 40);
 
 impl PacketMeta {
     /// A live packet of which nothing is known.
@@ -55,12 +62,16 @@ impl PacketMeta {
         esp_offset: 0,
         inner_len: 0,
         l4_offset: 0,
-        outer_tos: 0,
+        source: 0,
+        destination: 0,
+        tos: 0,
+        ip_flags: 0,
         protocol: 0,
         kind: PacketKind::Other,
     };
 
     /// Whether the packet is still on its way.
+    #[inline]
     pub fn is_live(&self) -> bool {
         self.fate == Fate::Live
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// A reader's slot before its first round and after its last: it holds nothing.
@@ -209,6 +210,17 @@ impl<T> Slots<T> {
         unsafe { value.as_ref() }
     }
 
+    /// All slots, to be read during the round of `guard`; none where it is of another domain.
+    #[inline]
+    pub fn view<'g>(&'g self, guard: &'g Guard<'_>) -> SlotsView<'g, T> {
+        let slots: &[AtomicPtr<T>] = if ptr::eq(guard.domain, &raw const *self.domain) {
+            &self.slots
+        } else {
+            &[]
+        };
+        SlotsView { slots }
+    }
+
     /// The same for the owner of the writer: the thread that alone can free.
     pub fn get_owned<'w>(&'w self, writer: &'w Writer, index: usize) -> Option<&'w T> {
         if !Arc::ptr_eq(&writer.domain, &self.domain) {
@@ -217,6 +229,38 @@ impl<T> Slots<T> {
         let value = self.slots.get(index)?.load(Ordering::Acquire);
         // SAFETY: as in `get`; freeing needs `&mut Writer`, which this borrow of the writer excludes.
         unsafe { value.as_ref() }
+    }
+}
+
+/// The slots as one reader sees them during one round.
+pub struct SlotsView<'g, T> {
+    // INVARIANT: slots of the domain of a guard that lives for `'g`.
+    slots: &'g [AtomicPtr<T>],
+}
+
+impl<T> Clone for SlotsView<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SlotsView<'_, T> {}
+
+impl<'g, T> SlotsView<'g, T> {
+    /// What slot `index` holds; `None` where it is empty or does not exist.
+    #[inline]
+    pub fn get(self, index: usize) -> Option<&'g T> {
+        let value = self.slots.get(index)?.load(Ordering::Acquire);
+        // SAFETY: as in `Slots::get`, whose check of the guard `Slots::view` has made; `'g` is a borrow of that guard.
+        unsafe { value.as_ref() }
+    }
+
+    /// Asks for the cache line of slot `index` itself.
+    #[inline]
+    pub fn prefetch(self, index: usize) {
+        if let Some(slot) = self.slots.get(index) {
+            prefetch(slot);
+        }
     }
 }
 
@@ -297,6 +341,7 @@ mod tests {
         let slots = writer.slots(1);
         assert!(writer.replace(&slots, 0, Some(Box::new(7))).is_ok());
         assert_eq!(slots.get(&others[0].enter(), 0), None);
+        assert_eq!(slots.view(&others[0].enter()).get(0), None);
         assert!(other.replace(&slots, 0, Some(Box::new(8))).is_err());
     }
 }

@@ -99,7 +99,7 @@ fn check_sealing(peer: &mut Peer, shape: &Shape) -> usize {
             "{what}: opened"
         );
     }
-    assert_eq!(rig.outbound().counters.packets(), specs.len() as u64);
+    assert_eq!(rig.outbound().counters().packets(), specs.len() as u64);
     specs.len()
 }
 
@@ -141,7 +141,7 @@ fn check_opening(peer: &mut Peer, shape: &Shape, first: u64) -> usize {
             .all(|copy| *copy == Outcome::Dropped(DropReason::Replayed)),
         "{shape}: {copies:?}"
     );
-    assert_eq!(rig.inbound().counters.packets(), specs.len() as u64);
+    assert_eq!(rig.inbound().counters().packets(), specs.len() as u64);
     specs.len()
 }
 

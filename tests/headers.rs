@@ -261,9 +261,9 @@ fn exit_combines_ecn_as_figure_4_of_rfc_6040() {
             counters.drops.iter().map(|drops| drops.get()).sum::<u64>(),
             1
         );
-        assert_eq!(west.inbound().counters.drops(reason), 1);
-        assert_eq!(west.inbound().counters.packets(), 15);
-        assert_eq!(west.inbound().counters.bytes(), 1500);
+        assert_eq!(west.inbound().counters().drops(reason), 1);
+        assert_eq!(west.inbound().counters().packets(), 15);
+        assert_eq!(west.inbound().counters().bytes(), 1500);
     }
     assert_eq!(cells, 8 * 16);
 }
@@ -356,7 +356,7 @@ fn inner_hop_limit_that_runs_out_ends_the_packet_before_a_number_is_spent() {
             );
         }
         assert_eq!(west.outbound().seq.next(), 1);
-        assert_eq!(west.outbound().counters.drops(DropReason::TtlExpired), 2);
+        assert_eq!(west.outbound().counters().drops(DropReason::TtlExpired), 2);
         // 2 at the entry is 1 inside, which ends at the exit; 3 comes out as 1.
         let outer = sealed(&mut west, &with(2).bytes(&shape));
         assert_eq!(
@@ -490,7 +490,7 @@ fn packets_are_too_big_from_one_byte_above_the_effective_limit() {
                         "{shape} {wan_mtu}"
                     );
                     assert_eq!(west.outbound().seq.next(), 2, "no number is spent");
-                    assert_eq!(west.outbound().counters.drops(DropReason::TooBig), 1);
+                    assert_eq!(west.outbound().counters().drops(DropReason::TooBig), 1);
                     checked += 1;
                 }
             }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::drop::{DropReason, PuntReason};
 use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
-use crate::ipsec::sa::{SaCounters, SaIdentity};
+use crate::ipsec::sa::SaIdentity;
+use crate::ipsec::sa_counters::SaCounters;
 use crate::ipsec::sad::Sad;
 use crate::policy::model::Side;
 use crate::rcu::Writer;
@@ -325,7 +326,7 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
             if sa.seq.is_exhausted() {
                 entry.state = "exhausted".into();
             }
-            fill_counters(&mut entry, &sa.counters);
+            fill_counters(&mut entry, sa.counters());
         }
         report.sas.push(entry);
         let mut entry = self::entry(
@@ -337,7 +338,7 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
         if let Some(sa) = sad.inbound().get_owned(writer, row.slot.index()) {
             entry.sequence = sa.window.top();
             entry.window = Some(sa.window.size());
-            fill_counters(&mut entry, &sa.counters);
+            fill_counters(&mut entry, sa.counters());
         }
         report.sas.push(entry);
     }
@@ -372,7 +373,7 @@ fn entry(tunnel: &str, direction: &str, identity: &SaIdentity, refused: Option<&
     }
 }
 
-fn fill_counters(entry: &mut SaEntry, counters: &SaCounters) {
+fn fill_counters(entry: &mut SaEntry, counters: SaCounters<'_>) {
     entry.packets = counters.packets();
     entry.bytes = counters.bytes();
     entry.drops = DropReason::ALL

@@ -220,13 +220,20 @@ impl AeadKey {
     }
 
     /// The nonce of the packet whose explicit IV is `iv` (RFC 4106 section 4).
+    #[inline]
     pub fn nonce(&self, iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
-        let mut nonce = [0; NONCE_LEN];
-        let (salt, tail) = nonce.split_at_mut(SALT_LEN);
-        salt.copy_from_slice(&*self.salt);
-        tail.copy_from_slice(&iv);
-        nonce
+        nonce(*self.salt, iv)
     }
+}
+
+/// The nonce under a key with this salt: salt, then explicit IV (RFC 4106 section 4).
+#[inline]
+pub fn nonce(salt: [u8; SALT_LEN], iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
+    let (head, tail) = nonce.split_at_mut(SALT_LEN);
+    head.copy_from_slice(&salt);
+    tail.copy_from_slice(&iv);
+    nonce
 }
 
 /// Additional authenticated data of one ESP packet (RFC 4106 section 5): SPI, then 32 or 64 bits of sequence number.
@@ -243,19 +250,23 @@ impl Aad {
     pub const MAX_LEN: usize = 16;
 
     /// SPI and 32-bit sequence number.
+    #[inline]
     pub fn short(spi: u32, seq: u32) -> Self {
+        // One word, written once: what is stored in pieces and then copied as a whole waits for the pieces.
         let mut bytes = [0; Self::MAX_LEN];
-        bytes[..4].copy_from_slice(&spi.to_be_bytes());
-        bytes[4..8].copy_from_slice(&seq.to_be_bytes());
+        let both = u64::from(spi) << 32 | u64::from(seq);
+        bytes[..8].copy_from_slice(&both.to_be_bytes());
         Self { bytes, len: 8 }
     }
 
     /// SPI and 64-bit extended sequence number, high half first.
+    #[inline]
     pub fn extended(spi: u32, seq: u64) -> Self {
-        let mut bytes = [0; Self::MAX_LEN];
-        bytes[..4].copy_from_slice(&spi.to_be_bytes());
-        bytes[4..12].copy_from_slice(&seq.to_be_bytes());
-        Self { bytes, len: 12 }
+        let all = u128::from(spi) << 96 | u128::from(seq) << 32;
+        Self {
+            bytes: all.to_be_bytes(),
+            len: 12,
+        }
     }
 
     /// These bytes, which no packet has: for test vectors. `None` where they are more than [`Self::MAX_LEN`].

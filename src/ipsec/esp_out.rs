@@ -1,253 +1,302 @@
 //! Sealing: inner packets become ESP packets in tunnel mode (RFC 4303 section 3.3, RFC 4106).
 
 use arrayvec::ArrayVec;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::bits::{low_8, low_16, low_32};
+use crate::bits::{low_16, low_32};
 use crate::buf::PacketBuf;
-use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, SealJob};
+use crate::crypto::aead::{self, Aad, IV_LEN, SealJob};
 use crate::drop::DropReason;
-use crate::ipsec::sa::OutboundSa;
-use crate::ipsec::sad::{BurstSas, SadView};
+use crate::ipsec::sa::{DF, OutboundSa};
+use crate::ipsec::sad::BurstSas;
+use crate::ipsec::seq::SeqRun;
 use crate::meta::{BURST, PacketKind, PacketMeta};
-use crate::wire::esp::{self, EspHeader};
+use crate::wire::esp;
 use crate::wire::ip::protocol;
-use crate::wire::ipv4::{self, Ipv4Header};
+use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
 
-/// Gives each live packet a sequence number of its SA, one atomic addition for each run of equal SA. `sas` is empty on
-/// entry and holds the SA of each packet on return.
-pub fn seq_assign_burst<'g>(
-    metas: &mut [PacketMeta],
-    sad: SadView<'g>,
-    sas: &mut BurstSas<'g, OutboundSa>,
-) {
-    for run in metas.chunk_by_mut(|a, b| a.sa == b.sa) {
-        let slot = run.first().and_then(|meta| meta.sa);
-        let wanted = run.iter().filter(|meta| meta.is_live()).count();
-        let sa = slot
-            .filter(|_| wanted > 0)
-            .and_then(|slot| sad.outbound(slot));
-        sas.push(sa, run.len());
-        let Some(sa) = sa else {
-            for meta in run.iter_mut().filter(|meta| meta.is_live()) {
-                meta.kill(DropReason::SaDown);
-            }
-            continue;
+/// Gives each live packet a sequence number of its SA in `sas`, one atomic addition for each run of equal SA. Drops with
+/// `SaDown`, `SeqExhausted`, `LeaseWait`.
+pub fn seq_assign_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, OutboundSa>) {
+    let mut rest = metas;
+    for (sa, len) in sas.runs() {
+        let Some((run, after)) = std::mem::take(&mut rest).split_at_mut_checked(len) else {
+            return;
         };
-        let taken = sa.seq.take(wanted as u64);
-        let mut numbers = (0..taken.count).map(|offset| taken.first.wrapping_add(offset));
-        for meta in run.iter_mut().filter(|meta| meta.is_live()) {
-            match numbers.next() {
-                Some(seq) => meta.seq = seq,
-                None => meta.kill(taken.short.unwrap_or(DropReason::SeqExhausted)),
-            }
+        rest = after;
+        let wanted = run.iter().filter(|meta| meta.is_live()).count();
+        if wanted == 0 {
+            continue;
+        }
+        match sa {
+            Some(sa) => assign(run, sa.seq.take(wanted as u64)),
+            None => kill_live(run, DropReason::SaDown),
+        }
+    }
+    // Nothing was noted for them.
+    kill_live(rest, DropReason::SaDown);
+}
+
+fn assign(run: &mut [PacketMeta], taken: SeqRun) {
+    let mut numbers = (0..taken.count).map(|offset| taken.first.wrapping_add(offset));
+    for meta in run.iter_mut().filter(|meta| meta.is_live()) {
+        match numbers.next() {
+            Some(seq) => meta.seq = seq,
+            None => meta.kill(taken.short.unwrap_or(DropReason::SeqExhausted)),
         }
     }
 }
 
-/// Seals every live packet with its SA and sequence number, in place.
+pub(super) fn kill_live(metas: &mut [PacketMeta], reason: DropReason) {
+    for meta in metas.iter_mut().filter(|meta| meta.is_live()) {
+        meta.kill(reason);
+    }
+}
+
+/// What is to be sealed of one burst: a job for each live packet, in order.
+pub type SealJobs<'a> = ArrayVec<SealJob<'a>, BURST>;
+
+/// Puts the headers of its SA before every live packet, a trailer with room for the ICV behind it, and adds to `jobs` what
+/// is to be sealed of it.
 ///
-/// On entry `sas` is what [`seq_assign_burst`] made of the same burst, and a packet is the inner IP packet and nothing
-/// else. On return it is outer IP, UDP where wanted, SPI and sequence number, IV, ciphertext, ICV. A packet that could
-/// not be sealed is dropped, `SaDown`, `NoRoom` or `SealFailed`, and its sequence number is spent.
-pub fn esp_seal_burst<B: PacketBuf>(
-    packets: &mut [B],
+/// On entry `jobs` is empty and a packet is the inner IP packet and nothing else. On return it is outer IP, UDP where
+/// wanted, SPI and sequence number, IV, plaintext with padding and trailer, and [`aead::ICV_LEN`] bytes of any content. Drops
+/// with `SaDown`, `NoRoom`, `TooBig`, and the sequence number is spent: what has no job is not live, and must not leave.
+///
+/// This is for the whole burst before any of it is sealed: wide loads over bytes just written stall.
+pub fn esp_encapsulate_burst<'a, B: PacketBuf>(
+    packets: &'a mut [B],
     metas: &mut [PacketMeta],
-    sas: &BurstSas<'_, OutboundSa>,
+    sas: &BurstSas<'a, OutboundSa>,
+    jobs: &mut SealJobs<'a>,
 ) {
-    // Headers and trailers of the whole burst first, text in a second pass: wide loads over bytes just written stall.
     for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
         }
-        let done = match sa {
-            Some(sa) => encapsulate(sa, packet, meta.kind, meta.seq),
-            None => Err(DropReason::SaDown),
+        let Some(sa) = sa else {
+            meta.kill(DropReason::SaDown);
+            continue;
+        };
+        let done = if sa.shape.is_plain() {
+            encapsulate_plain(sa, packet, meta, jobs)
+        } else {
+            encapsulate(sa, packet, meta, jobs)
         };
         if let Err(reason) = done {
             meta.kill(reason);
         }
     }
-    let mut jobs: ArrayVec<SealJob<'_>, BURST> = ArrayVec::new();
-    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
-        if !meta.is_live() {
-            continue;
-        }
-        // What cannot be sealed must not leave: no job, no packet.
-        let queued = sa
-            .and_then(|sa| seal_job(sa, packet.data_mut(), meta.seq))
-            .is_some_and(|job| jobs.try_push(job).is_ok());
-        if !queued {
-            meta.kill(DropReason::NoRoom);
-        }
+}
+
+/// What nearly every SA puts before a packet.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PlainHeaders {
+    ip: Ipv4Header,
+    esp: [u8; esp::HEADER_LEN],
+    iv: [u8; IV_LEN],
+}
+
+/// As [`encapsulate`], where the headers are IPv4 and ESP: with lengths that the compiler knows.
+#[inline(always)]
+fn encapsulate_plain<'a, B: PacketBuf>(
+    sa: &'a OutboundSa,
+    packet: &'a mut B,
+    meta: &PacketMeta,
+    jobs: &mut SealJobs<'a>,
+) -> Result<(), DropReason> {
+    let (next_header, inner_flags) = inner_kind(meta)?;
+    let inner_len = packet.data().len();
+    let data = packet
+        .wrap(&sa.template, PLAIN_LEN, sa.tailroom(inner_len))
+        .ok_or(DropReason::NoRoom)?;
+    let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
+    let (headers, text) = data
+        .split_first_chunk_mut::<PLAIN_LEN>()
+        .ok_or(DropReason::NoRoom)?;
+    write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
+    let seq = meta.seq;
+    let headers = PlainHeaders::mut_from_bytes(headers).map_err(|_| DropReason::NoRoom)?;
+    // RFC 4106 section 3.1 leaves the IV to the sender; the 64-bit sequence number is unique as it must be.
+    headers.iv = seq.to_be_bytes();
+    headers.esp = esp_header(sa, seq);
+    fill_v4(sa, &mut headers.ip, total, meta, inner_flags);
+    add_job(jobs, sa, seq, text)
+}
+
+const PLAIN_LEN: usize = size_of::<PlainHeaders>();
+
+#[inline(never)]
+fn encapsulate<'a, B: PacketBuf>(
+    sa: &'a OutboundSa,
+    packet: &'a mut B,
+    meta: &PacketMeta,
+    jobs: &mut SealJobs<'a>,
+) -> Result<(), DropReason> {
+    let (next_header, inner_flags) = inner_kind(meta)?;
+    let inner_len = packet.data().len();
+    let front = sa.headroom();
+    let data = packet
+        .wrap(&sa.template, front, sa.tailroom(inner_len))
+        .ok_or(DropReason::NoRoom)?;
+    let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
+    let (headers, text) = data.split_at_mut_checked(front).ok_or(DropReason::NoRoom)?;
+    write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
+    fill_headers(sa, headers, total, meta, inner_flags).ok_or(DropReason::NoRoom)?;
+    add_job(jobs, sa, meta.seq, text)
+}
+
+/// The inner packet's protocol number as ESP's next header, and its first byte of flags and fragment offset: for IPv6,
+/// which routers never fragment, DF.
+#[inline]
+fn inner_kind(meta: &PacketMeta) -> Result<(u8, u8), DropReason> {
+    match meta.kind {
+        PacketKind::Ipv4 => Ok((protocol::IPV4, meta.ip_flags)),
+        PacketKind::Ipv6 => Ok((protocol::IPV6, DF)),
+        PacketKind::Other => Err(DropReason::BadInner),
     }
-    aead::seal_burst(&mut jobs);
-    // One job for each live packet, in order.
-    let verdicts: ArrayVec<bool, BURST> = jobs.iter().map(|job| job.sealed).take(BURST).collect();
-    drop(jobs);
-    let mut verdicts = verdicts.into_iter();
+}
+
+/// Adds the job where it is made: one that is made elsewhere and moved is loaded while its pieces are still being stored.
+#[inline(always)]
+fn add_job<'a>(
+    jobs: &mut SealJobs<'a>,
+    sa: &'a OutboundSa,
+    seq: u64,
+    text: &'a mut [u8],
+) -> Result<(), DropReason> {
+    let aad = if sa.shape.esn() {
+        Aad::extended(sa.spi(), seq)
+    } else {
+        Aad::short(sa.spi(), low_32(seq))
+    };
+    let job = SealJob {
+        key: &sa.key,
+        nonce: aead::nonce(*sa.salt, seq.to_be_bytes()),
+        aad,
+        text,
+        sealed: false,
+    };
+    jobs.try_push(job).map_err(|_| DropReason::NoRoom)
+}
+
+#[inline]
+fn esp_header(sa: &OutboundSa, seq: u64) -> [u8; esp::HEADER_LEN] {
+    (u64::from(sa.spi()) << 32 | u64::from(low_32(seq))).to_be_bytes()
+}
+
+/// Writes padding, its length and the next header behind the `inner_len` bytes of the inner packet, and as many of the
+/// ICV's bytes as make it one store.
+#[inline]
+fn write_trailer(text: &mut [u8], inner_len: usize, next_header: u8) -> Option<()> {
+    //= https://www.rfc-editor.org/rfc/rfc4303#section-2.4
+    //# The Padding bytes are initialized with a series of (unsigned, 1-byte)
+    //# integer values.
+    let pad = esp::pad_len(inner_len) as u64;
+    // Without a branch on the length, which is any: at most 3 bytes of padding, so nothing is shifted out.
+    let bits = low_32(pad.wrapping_mul(8));
+    let padding = 0x03_02_01 & 1u64.wrapping_shl(bits).wrapping_sub(1);
+    let after = pad | u64::from(next_header) << 8;
+    let (_, trailer) = text.split_at_mut_checked(inner_len)?;
+    *trailer.first_chunk_mut()? = (padding | after.wrapping_shl(bits)).to_le_bytes();
+    Some(())
+}
+
+/// Fills in what changes from packet to packet of an outer IPv4 header.
+#[inline]
+fn fill_v4(sa: &OutboundSa, header: &mut Ipv4Header, total: u16, meta: &PacketMeta, flags: u8) {
+    let tos = sa.shape.tos(meta.tos);
+    let flags_fragment = u16::from_be_bytes([sa.shape.ip_flags(flags), 0]);
+    // Unique for long enough where routers may fragment, and of no meaning where not (RFC 6864 section 4).
+    let id = low_16(meta.seq);
+    header.tos = tos;
+    header.total_len = total.into();
+    header.id = id.into();
+    header.flags_fragment = flags_fragment.into();
+    let sum = sa
+        .sum
+        .wrapping_add(u32::from(tos))
+        .wrapping_add(u32::from(total))
+        .wrapping_add(u32::from(id))
+        .wrapping_add(u32::from(flags_fragment));
+    header.checksum = checksum::finish(sum).into();
+}
+
+/// Fills in what changes from packet to packet, whatever the headers are.
+fn fill_headers(
+    sa: &OutboundSa,
+    headers: &mut [u8],
+    total: u16,
+    meta: &PacketMeta,
+    flags: u8,
+) -> Option<()> {
+    let (before, iv) = headers.split_last_chunk_mut::<IV_LEN>()?;
+    *iv = meta.seq.to_be_bytes();
+    let (before, esp) = before.split_last_chunk_mut()?;
+    *esp = esp_header(sa, meta.seq);
+    let datagram = if sa.shape.is_v4() {
+        let (header, datagram) = Ipv4Header::mut_from_prefix(before).ok()?;
+        fill_v4(sa, header, total, meta, flags);
+        datagram
+    } else {
+        let (header, datagram) = Ipv6Header::mut_from_prefix(before).ok()?;
+        header.set_traffic_class(sa.shape.tos(meta.tos));
+        header.payload_len = total.wrapping_sub(low_16(ipv6::HEADER_LEN as u64)).into();
+        datagram
+    };
+    if sa.shape.in_udp() {
+        let ip_len = low_16((sa.headroom() as u64).wrapping_sub(UDP_AND_ESP_LEN));
+        let (header, _) = UdpHeader::mut_from_prefix(datagram).ok()?;
+        header.len = total.wrapping_sub(ip_len).into();
+    }
+    Some(())
+}
+
+/// Bytes between the outer IP header and the ciphertext, where there is UDP.
+const UDP_AND_ESP_LEN: u64 = (udp::HEADER_LEN + esp::HEADER_LEN + IV_LEN) as u64;
+
+/// Seals every job, in place, and drops the live packets whose job could not be: `SealFailed`.
+pub fn esp_seal_burst(jobs: &mut SealJobs<'_>, metas: &mut [PacketMeta]) {
+    aead::seal_burst(jobs);
+    if !jobs.iter().all(|job| job.sealed) {
+        let sealed: ArrayVec<bool, BURST> = jobs.iter().map(|job| job.sealed).take(BURST).collect();
+        kill_unless(metas, &sealed, DropReason::SealFailed);
+    }
+}
+
+/// Ends the live packets whose verdict, one for each in order, is not true.
+#[cold]
+pub(super) fn kill_unless(metas: &mut [PacketMeta], verdicts: &[bool], reason: DropReason) {
+    let mut verdicts = verdicts.iter();
     for meta in metas.iter_mut().filter(|meta| meta.is_live()) {
-        if verdicts.next() != Some(true) {
-            meta.kill(DropReason::SealFailed);
+        if verdicts.next() != Some(&true) {
+            meta.kill(reason);
         }
     }
-    for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter()).zip(sas.iter()) {
+}
+
+/// Fills in the UDP checksum of every live packet that has UDP in IPv6, once it is sealed.
+pub fn fill_udp6_checksum_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &[PacketMeta],
+    sas: &BurstSas<'_, OutboundSa>,
+) {
+    let has_checksum = |sa: &OutboundSa| sa.shape.in_udp() && !sa.shape.is_v4();
+    if !sas.runs().any(|(sa, _)| sa.is_some_and(has_checksum)) {
+        return;
+    }
+    for ((packet, meta), sa) in packets.iter_mut().zip(metas).zip(sas.iter()) {
         if let Some(sa) = sa
             && meta.is_live()
-            && sa.template.in_udp
-            && !sa.template.is_v4()
+            && has_checksum(sa)
         {
             fill_udp6_checksum(sa, packet.data_mut());
         }
     }
-}
-
-/// Puts headers before and a trailer with room for the ICV behind the inner packet.
-fn encapsulate<B: PacketBuf>(
-    sa: &OutboundSa,
-    packet: &mut B,
-    kind: PacketKind,
-    seq: u64,
-) -> Result<(), DropReason> {
-    let inner_len = packet.data().len();
-    let tail = sa.tailroom(inner_len);
-    if packet.headroom() < sa.template.len || packet.tailroom() < tail {
-        return Err(DropReason::NoRoom);
-    }
-    let inner = Inner::of(packet.data(), kind).ok_or(DropReason::BadInner)?;
-    let pad = esp::pad_len(inner_len);
-    let data = packet.append(tail).ok_or(DropReason::NoRoom)?;
-    let trailer = data.get_mut(inner_len..).unwrap_or_default();
-    write_trailer(trailer, pad, inner.protocol);
-    let data = packet.prepend(sa.template.len).ok_or(DropReason::NoRoom)?;
-    write_headers(sa, data, seq, &inner)
-}
-
-/// What the outer header takes from the inner one.
-struct Inner {
-    tos: u8,
-    /// `None` for IPv6.
-    df: Option<bool>,
-    /// Protocol number of the inner packet in ESP's next header.
-    protocol: u8,
-}
-
-impl Inner {
-    fn of(data: &[u8], kind: PacketKind) -> Option<Self> {
-        match kind {
-            PacketKind::Ipv4 => {
-                let (header, _) = Ipv4Header::ref_from_prefix(data).ok()?;
-                Some(Self {
-                    tos: header.tos,
-                    df: Some(header.dont_fragment()),
-                    protocol: protocol::IPV4,
-                })
-            }
-            PacketKind::Ipv6 => {
-                let (header, _) = Ipv6Header::ref_from_prefix(data).ok()?;
-                Some(Self {
-                    tos: header.traffic_class(),
-                    df: None,
-                    protocol: protocol::IPV6,
-                })
-            }
-            PacketKind::Other => None,
-        }
-    }
-}
-
-fn write_trailer(trailer: &mut [u8], pad: usize, next_header: u8) {
-    //= https://www.rfc-editor.org/rfc/rfc4303#section-2.4
-    //# The Padding bytes are initialized with a series of (unsigned, 1-byte)
-    //# integer values.
-    let mut bytes = trailer.iter_mut();
-    for (value, byte) in (1u8..).zip(bytes.by_ref().take(pad)) {
-        *byte = value;
-    }
-    for (value, byte) in [low_8(pad), next_header].into_iter().zip(bytes) {
-        *byte = value;
-    }
-}
-
-fn write_headers(
-    sa: &OutboundSa,
-    data: &mut [u8],
-    seq: u64,
-    inner: &Inner,
-) -> Result<(), DropReason> {
-    let template = &sa.template;
-    let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
-    let headers = data.get_mut(..template.len).ok_or(DropReason::NoRoom)?;
-    let source = template
-        .bytes
-        .get(..template.len)
-        .ok_or(DropReason::NoRoom)?;
-    headers.copy_from_slice(source);
-    let tos = sa.outer.tos(inner.tos);
-    let rest = if template.is_v4() {
-        let (header, rest) =
-            Ipv4Header::mut_from_prefix(headers).map_err(|_| DropReason::NoRoom)?;
-        header.tos = tos;
-        header.total_len = total.into();
-        // Unique for long enough where routers may fragment, and of no meaning where not (RFC 6864 section 4).
-        header.id = low_16(seq).into();
-        if sa.outer.dont_fragment(inner.df) {
-            header.flags_fragment = ipv4::DONT_FRAGMENT.into();
-        }
-        let sum = [
-            u16::from(tos),
-            total,
-            header.id.get(),
-            header.flags_fragment.get(),
-        ]
-        .into_iter()
-        .fold(template.sum, |sum, word| sum.wrapping_add(u32::from(word)));
-        header.checksum = checksum::finish(sum).into();
-        rest
-    } else {
-        let (header, rest) =
-            Ipv6Header::mut_from_prefix(headers).map_err(|_| DropReason::NoRoom)?;
-        header.set_traffic_class(tos);
-        header.payload_len = total.wrapping_sub(low_16(ipv6::HEADER_LEN as u64)).into();
-        rest
-    };
-    let rest = if template.in_udp {
-        let (header, rest) = UdpHeader::mut_from_prefix(rest).map_err(|_| DropReason::NoRoom)?;
-        header.len = total.wrapping_sub(low_16(template.ip_len as u64)).into();
-        rest
-    } else {
-        rest
-    };
-    let (header, iv) = EspHeader::mut_from_prefix(rest).map_err(|_| DropReason::NoRoom)?;
-    header.seq = low_32(seq).into();
-    // RFC 4106 section 3.1 leaves the IV to the sender; the 64-bit sequence number is unique as it must be.
-    let (iv, _) = iv
-        .split_first_chunk_mut::<IV_LEN>()
-        .ok_or(DropReason::NoRoom)?;
-    *iv = seq.to_be_bytes();
-    Ok(())
-}
-
-fn seal_job<'a>(sa: &'a OutboundSa, data: &'a mut [u8], seq: u64) -> Option<SealJob<'a>> {
-    let text = data.get_mut(sa.template.len..)?;
-    if text.len() < ICV_LEN {
-        return None;
-    }
-    let aad = if sa.esn {
-        Aad::extended(sa.spi, seq)
-    } else {
-        Aad::short(sa.spi, low_32(seq))
-    };
-    Some(SealJob {
-        key: &sa.key,
-        nonce: sa.key.nonce(seq.to_be_bytes()),
-        aad,
-        text,
-        sealed: false,
-    })
 }
 
 /// IPv6 receivers drop UDP without a checksum (RFC 8200 section 8.1), so here it is computed, over the ciphertext.
@@ -257,7 +306,6 @@ fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
     };
     let len = low_32(datagram.len() as u64);
     let sum = sa
-        .template
         .sum
         .wrapping_add(len)
         .wrapping_add(u32::from(protocol::UDP));
@@ -269,8 +317,6 @@ fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
         header.checksum = value.into();
     }
 }
-
-const _: () = assert!(udp::HEADER_LEN + ipv6::HEADER_LEN + esp::HEADER_LEN + IV_LEN <= 128);
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -331,9 +377,15 @@ mod tests {
         let view = sad.view(&guard);
         let (mut packets, mut metas) = burst();
         let mut sas = BurstSas::default();
-        seq_assign_burst(&mut metas, view, &mut sas);
+        for (place, meta) in sas.places(2).iter_mut().zip(metas) {
+            *place = meta.sa.and_then(|slot| view.outbound(slot));
+        }
+        seq_assign_burst(&mut metas, &sas);
         assert!(writer.replace(sad.outbound(), 0, sa(2, 1)).is_ok());
-        esp_seal_burst(&mut packets, &mut metas, &sas);
+        let mut jobs = SealJobs::new();
+        esp_encapsulate_burst(&mut packets, &mut metas, &sas, &mut jobs);
+        esp_seal_burst(&mut jobs, &mut metas);
+        drop(jobs);
         let old = AeadKey::new(&key(1));
         for (packet, seq) in packets.iter_mut().zip(700u64..) {
             let data = packet.data_mut();
@@ -353,10 +405,22 @@ mod tests {
 
     #[test]
     fn packets_that_no_sa_was_found_for_do_not_stay_live() {
-        let (mut packets, mut metas) = burst();
-        esp_seal_burst(&mut packets, &mut metas, &BurstSas::default());
-        for meta in metas {
-            assert_eq!(meta.fate, Fate::Dropped(DropReason::SaDown));
+        let (mut packets, metas) = burst();
+        type Stage = fn(&mut [TestBuf], &mut [PacketMeta], &BurstSas<'_, OutboundSa>);
+        let stages: [Stage; 2] = [
+            |_, metas, sas| seq_assign_burst(metas, sas),
+            |packets, metas, _| {
+                let mut jobs = SealJobs::new();
+                esp_encapsulate_burst(packets, metas, &BurstSas::default(), &mut jobs);
+                assert!(jobs.is_empty());
+            },
+        ];
+        for stage in stages {
+            let mut metas = metas;
+            stage(&mut packets, &mut metas, &BurstSas::default());
+            for meta in metas {
+                assert_eq!(meta.fate, Fate::Dropped(DropReason::SaDown));
+            }
         }
     }
 }

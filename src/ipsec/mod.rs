@@ -13,10 +13,12 @@
 
 pub mod esp_in;
 pub mod esp_out;
+pub mod flat;
 pub mod flow_hash;
 pub mod outer;
 pub mod replay;
 pub mod sa;
+pub mod sa_counters;
 pub mod sad;
 pub mod selector;
 pub mod seq;

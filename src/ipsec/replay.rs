@@ -6,10 +6,9 @@
 //! of them. A number is accepted at most once whatever the interleaving, for a word only gains bits or moves to a later
 //! lap; the loom model below says so.
 
-use crossbeam_utils::CachePadded;
-
 use crate::bits::low_32;
 use crate::drop::DropReason;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Smallest window, in packets.
@@ -32,8 +31,8 @@ pub struct ReplayWindow {
     size: u64,
     /// Numbers up to here count as seen: the state saved when the gateway stopped.
     floor: u64,
-    /// Highest number seen.
-    top: CachePadded<AtomicU64>,
+    /// Highest number seen. On the line of all the above: whoever reads them reads this too.
+    top: AtomicU64,
 }
 
 /// Packets of one block that are to be committed together.
@@ -91,7 +90,7 @@ impl ReplayWindow {
             laps_shift,
             size: u64::from(size),
             floor,
-            top: CachePadded::new(AtomicU64::new(floor)),
+            top: AtomicU64::new(floor),
         }
     }
 
@@ -132,6 +131,7 @@ impl ReplayWindow {
     ///
     /// # Errors
     /// `ZeroSequence`, `TooOld` or `Replayed`.
+    #[inline]
     pub fn check(&self, seq: u64) -> Result<(), DropReason> {
         self.check_edge(seq, self.top())?;
         let block = seq / BLOCK;
@@ -152,14 +152,16 @@ impl ReplayWindow {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.3
         //# The receive window is updated only if the integrity verification succeeds.
         let top = self.top();
-        let mut bits = 0;
-        let first = run.block.wrapping_mul(BLOCK);
-        for offset in 0..BLOCK {
-            let bit = 1u32 << offset;
-            if run.bits & bit != 0 && self.check_edge(first.wrapping_add(offset), top).is_ok() {
-                bits |= bit;
-            }
-        }
+        // Numbers up to the left edge are none of the window's; how many of the block those are decides which bits count.
+        let edge = self.floor.max(top.saturating_sub(self.size));
+        let outside = edge
+            .saturating_add(1)
+            .saturating_sub(run.block.wrapping_mul(BLOCK));
+        let inside = u32::try_from(outside)
+            .ok()
+            .and_then(|outside| u32::MAX.checked_shl(outside))
+            .unwrap_or(0);
+        let bits = run.bits & inside;
         if bits == 0 {
             return 0;
         }
@@ -194,6 +196,7 @@ impl ReplayWindow {
         0
     }
 
+    #[inline]
     fn check_edge(&self, seq: u64, top: u64) -> Result<(), DropReason> {
         if seq == 0 {
             return Err(DropReason::ZeroSequence);
@@ -204,6 +207,13 @@ impl ReplayWindow {
         Ok(())
     }
 
+    /// Asks for the word of the number whose low half is `low`.
+    #[inline]
+    pub fn prefetch(&self, low: u32) {
+        prefetch(self.word(u64::from(low) / BLOCK));
+    }
+
+    #[inline]
     fn word(&self, block: u64) -> &AtomicU64 {
         // The mask keeps the index below the power-of-two length, so the fallback is never taken.
         let index = block & (self.words.len() as u64).wrapping_sub(1);

@@ -2,18 +2,20 @@
 
 use std::net::IpAddr;
 
-use crossbeam_utils::CachePadded;
 use zerocopy::IntoBytes;
+use zeroize::Zeroizing;
 
+use crate::bits::low_8;
+use crate::buf::TEMPLATE_LEN;
 use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
-use crate::crypto::aead::{ICV_LEN, IV_LEN};
-use crate::drop::DropReason;
+use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
 use crate::ids::Spi;
-use crate::ipsec::outer::{Encapsulation, OuterHeader};
+use crate::ipsec::outer::{DontFragment, Encapsulation, OuterHeader};
 use crate::ipsec::replay::ReplayWindow;
-use crate::ipsec::selector::Selectors;
+use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters};
+use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
 use crate::ipsec::seq::SeqAllocator;
-use crate::sync::{AtomicU64, Ordering};
+use crate::prefetch::prefetch_lines;
 use crate::wire::esp::EspHeader;
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;
@@ -23,6 +25,11 @@ use crate::wire::{checksum, esp, ipv4, ipv6, udp};
 
 /// Longest run of headers before the ciphertext, in bytes: IPv6, UDP, ESP, IV.
 pub const MAX_TEMPLATE: usize = ipv6::HEADER_LEN + udp::HEADER_LEN + esp::HEADER_LEN + IV_LEN;
+
+const _: () = assert!(MAX_TEMPLATE <= TEMPLATE_LEN);
+
+/// Where the SPI is in a template, which ends with ESP header and IV.
+const SPI_AT: usize = TEMPLATE_LEN - IV_LEN - esp::HEADER_LEN;
 
 /// What every SA is made of.
 pub struct SaParams<'a> {
@@ -51,19 +58,51 @@ pub struct OutboundParams<'a> {
 }
 
 /// An SA that seals.
+///
+/// What a packet needs of it, beside the key, is in its first two cache lines: the headers, which workers only read, and
+/// what is made of them with the numbers and counters, which they write.
+#[repr(C, align(64))]
 pub struct OutboundSa {
-    pub(super) key: AeadKey,
-    pub(super) template: Template,
-    pub(super) outer: OuterHeader,
-    /// SPI, host byte order.
-    pub(super) spi: u32,
-    pub(super) esn: bool,
+    /// Headers of every packet, complete but for what changes from packet to packet; the last `shape.len` bytes of it.
+    pub(super) template: [u8; TEMPLATE_LEN],
     /// Sequence numbers; any worker takes from here.
     pub seq: SeqAllocator,
-    /// What was sealed and what was refused.
-    pub counters: SaCounters,
+    hot: HotCounters,
+    /// The key's salt, so that a nonce can be made before the key's own lines are there.
+    pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
+    /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
+    pub(super) sum: u32,
+    pub(super) shape: Shape,
+    pub(super) key: AeadKey,
+    cold: ColdCounters,
     identity: SaIdentity,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(OutboundSa, key) <= 128);
+
+/// What the headers of an outbound SA consist of, and what goes from the inner header into the outer one.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Bytes of outer IP, UDP, ESP, IV.
+    pub(super) len: u8,
+    /// Outer family and encapsulation, bits as below.
+    flags: u8,
+    /// The outer TOS is the inner one with these bits kept and those of `tos_set` set.
+    tos_keep: u8,
+    tos_set: u8,
+    /// Bits of the first byte of flags and fragment offset that an IPv4 outer header takes from an IPv4 inner one.
+    df_keep: u8,
+    /// Those it always has.
+    df_set: u8,
+}
+
+/// Extended sequence numbers.
+const ESN: u8 = 1;
+/// The outer header is IPv4.
+const OUTER_V4: u8 = 2;
+/// UDP follows the outer IP header.
+const IN_UDP: u8 = 4;
 
 /// What makes an inbound SA.
 pub struct InboundParams<'a> {
@@ -78,21 +117,35 @@ pub struct InboundParams<'a> {
 }
 
 /// An SA that opens.
+///
+/// What a packet needs of it, beside the key and one word of the window, is in its first two cache lines.
+#[repr(C, align(64))]
 pub struct InboundSa {
-    pub(super) key: AeadKey,
     /// SPI, host byte order.
     pub(super) spi: u32,
     pub(super) esn: bool,
     pub(super) in_udp: bool,
-    pub(super) local: IpAddr,
-    /// What it may carry.
-    pub selectors: Selectors,
+    local_is_v4: bool,
+    /// Our outer address; IPv4 in the first four bytes.
+    local: [u8; 16],
+    /// The first IPv4 networks of `selectors`, nearly always the only ones: remote, then local.
+    first_nets: [V4Net; 2],
+    hot: HotCounters,
     /// The anti-replay window.
     pub window: ReplayWindow,
-    /// What was opened and what was refused.
-    pub counters: SaCounters,
+    /// As in [`OutboundSa`].
+    pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
+    pub(super) key: AeadKey,
+    /// What it may carry.
+    selectors: Selectors,
+    cold: ColdCounters,
     identity: SaIdentity,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(InboundSa, window) == 64);
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(InboundSa, key) <= 128);
 
 /// What names an SA to people.
 #[derive(Clone)]
@@ -128,30 +181,85 @@ impl SaParams<'_> {
     }
 }
 
-/// Headers of every packet of one outbound SA, complete but for what changes from packet to packet.
-pub(super) struct Template {
-    pub(super) bytes: [u8; MAX_TEMPLATE],
-    /// Bytes in use: outer IP, UDP, ESP, IV.
-    pub(super) len: usize,
-    /// Length of the outer IP header.
-    pub(super) ip_len: usize,
-    /// Whether UDP follows it.
-    pub(super) in_udp: bool,
-    /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
-    pub(super) sum: u32,
+/// The headers of an outbound SA while it is made.
+struct Template {
+    bytes: [u8; TEMPLATE_LEN],
+    sum: u32,
+    shape: Shape,
 }
+
+impl Shape {
+    fn new(params: &OutboundParams<'_>, len: u8) -> Self {
+        let flag = |is_set, bit| if is_set { bit } else { 0 };
+        let (sa, outer) = (&params.sa, &params.outer);
+        let keeps_df = outer.df == DontFragment::Copy;
+        Self {
+            len,
+            flags: flag(sa.esn, ESN)
+                | flag(sa.local.is_ipv4(), OUTER_V4)
+                | flag(sa.encapsulation != Encapsulation::None, IN_UDP),
+            // A bit that is set outside whatever is inside is one that need not be kept.
+            tos_keep: outer.tos(0xff) & !outer.tos(0),
+            tos_set: outer.tos(0),
+            df_keep: flag(keeps_df, DF),
+            df_set: flag(outer.df == DontFragment::Set, DF),
+        }
+    }
+
+    /// Whether sequence numbers have 64 bits.
+    #[inline]
+    pub(super) fn esn(self) -> bool {
+        self.flags & ESN != 0
+    }
+
+    /// Whether the headers are IPv4 and ESP.
+    #[inline]
+    pub(super) fn is_plain(self) -> bool {
+        self.flags & (OUTER_V4 | IN_UDP) == OUTER_V4
+    }
+
+    /// Whether the outer header is IPv4.
+    #[inline]
+    pub(super) fn is_v4(self) -> bool {
+        self.flags & OUTER_V4 != 0
+    }
+
+    /// Whether UDP follows it.
+    #[inline]
+    pub(super) fn in_udp(self) -> bool {
+        self.flags & IN_UDP != 0
+    }
+
+    /// The outer TOS or traffic class for an inner one.
+    #[inline]
+    pub(super) fn tos(self, inner: u8) -> u8 {
+        inner & self.tos_keep | self.tos_set
+    }
+
+    /// First byte of flags and fragment offset of an IPv4 outer header. `inner` is that of the inner one, DF set for IPv6,
+    /// which routers never fragment.
+    #[inline]
+    pub(super) fn ip_flags(self, inner: u8) -> u8 {
+        inner & self.df_keep | self.df_set
+    }
+}
+
+/// DF in the first byte of flags and fragment offset.
+pub(super) const DF: u8 = (ipv4::DONT_FRAGMENT >> 8) as u8;
 
 impl OutboundSa {
     /// An SA with nothing leased yet: it seals once `seq` has been given a lease.
     pub fn new(params: &OutboundParams<'_>) -> Self {
+        let template = Template::new(params);
         Self {
-            key: AeadKey::new(params.sa.key),
-            template: Template::new(params),
-            outer: params.outer,
-            spi: params.sa.spi.get(),
-            esn: params.sa.esn,
+            template: template.bytes,
             seq: SeqAllocator::new(params.next_seq, params.sa.esn),
-            counters: SaCounters::default(),
+            hot: HotCounters::default(),
+            salt: Zeroizing::new(params.sa.key.salt()),
+            sum: template.sum,
+            shape: template.shape,
+            key: AeadKey::new(params.sa.key),
+            cold: ColdCounters::default(),
             identity: params.sa.identity(),
         }
     }
@@ -161,9 +269,32 @@ impl OutboundSa {
         &self.identity
     }
 
+    /// What was sealed and what was refused.
+    #[inline]
+    pub fn counters(&self) -> SaCounters<'_> {
+        SaCounters {
+            hot: &self.hot,
+            cold: &self.cold,
+        }
+    }
+
+    /// Asks for what a packet needs of it beside the key.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch_lines(self, 2);
+    }
+
+    /// SPI, host byte order, as the template has it.
+    #[inline]
+    pub(super) fn spi(&self) -> u32 {
+        let (_, esp) = self.template.split_at(SPI_AT);
+        esp.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi))
+    }
+
     /// Bytes it puts before an inner packet.
+    #[inline]
     pub fn headroom(&self) -> usize {
-        self.template.len
+        usize::from(self.shape.len)
     }
 
     /// Bytes it puts behind an inner packet of `len` bytes.
@@ -183,17 +314,71 @@ impl OutboundSa {
 impl InboundSa {
     /// An SA whose window stands behind `params.seen`.
     pub fn new(params: InboundParams<'_>) -> Self {
+        let mut local = [0; 16];
+        match params.sa.local {
+            IpAddr::V4(address) => {
+                let (first, _) = local.split_at_mut(4);
+                first.copy_from_slice(&address.octets());
+            }
+            IpAddr::V6(address) => local = address.octets(),
+        }
         Self {
-            key: AeadKey::new(params.sa.key),
             spi: params.sa.spi.get(),
             esn: params.sa.esn,
             in_udp: params.sa.encapsulation != Encapsulation::None,
-            local: params.sa.local,
-            selectors: params.selectors,
+            local_is_v4: params.sa.local.is_ipv4(),
+            local,
+            first_nets: [
+                params.selectors.remote.first_v4(),
+                params.selectors.local.first_v4(),
+            ],
+            hot: HotCounters::default(),
             window: ReplayWindow::new(params.window, params.seen),
-            counters: SaCounters::default(),
+            salt: Zeroizing::new(params.sa.key.salt()),
+            key: AeadKey::new(params.sa.key),
+            selectors: params.selectors,
+            cold: ColdCounters::default(),
             identity: params.sa.identity(),
         }
+    }
+
+    /// What was opened and what was refused.
+    #[inline]
+    pub fn counters(&self) -> SaCounters<'_> {
+        SaCounters {
+            hot: &self.hot,
+            cold: &self.cold,
+        }
+    }
+
+    /// Asks for what a packet needs of it beside the key and the window's word.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch_lines(self, 2);
+    }
+
+    /// Whether an opened packet with these addresses is one that it may carry (RFC 4301 section 5.2).
+    #[inline]
+    pub fn admits(&self, inner: AddressPair) -> bool {
+        if let AddressPair::V4(source, destination) = inner {
+            let [remote, local] = self.first_nets;
+            if remote.contains(source) && local.contains(destination) {
+                return true;
+            }
+        }
+        self.selectors.admit(inner)
+    }
+
+    /// Whether our outer address is this IPv4 address.
+    #[inline]
+    pub(super) fn is_at_v4(&self, address: [u8; 4]) -> bool {
+        self.local_is_v4 && self.local.first_chunk() == Some(&address)
+    }
+
+    /// Whether our outer address is this IPv6 address.
+    #[inline]
+    pub(super) fn is_at_v6(&self, address: [u8; 16]) -> bool {
+        !self.local_is_v4 && self.local == address
     }
 
     /// What names it to people.
@@ -204,14 +389,18 @@ impl InboundSa {
 
 impl Template {
     fn new(params: &OutboundParams<'_>) -> Self {
-        let (in_udp, ports) = match params.sa.encapsulation {
-            Encapsulation::None => (false, (0, 0)),
+        let ports = match params.sa.encapsulation {
+            Encapsulation::None => None,
             Encapsulation::Udp {
                 local_port,
                 remote_port,
-            } => (true, (local_port, remote_port)),
+            } => Some((local_port, remote_port)),
         };
-        let next = if in_udp { protocol::UDP } else { protocol::ESP };
+        let next = if ports.is_some() {
+            protocol::UDP
+        } else {
+            protocol::ESP
+        };
         let mut headers = Vec::with_capacity(MAX_TEMPLATE);
         let sum = match (params.sa.local, params.sa.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
@@ -244,11 +433,10 @@ impl Template {
                 checksum::add_bytes(addresses, &header.destination)
             }
         };
-        let ip_len = headers.len();
-        if in_udp {
+        if let Some((source, destination)) = ports {
             let header = UdpHeader {
-                source: ports.0.into(),
-                destination: ports.1.into(),
+                source: source.into(),
+                destination: destination.into(),
                 len: 0.into(),
                 checksum: 0.into(),
             };
@@ -260,22 +448,15 @@ impl Template {
         };
         headers.extend_from_slice(header.as_bytes());
         headers.extend_from_slice(&[0; IV_LEN]);
-        let mut bytes = [0; MAX_TEMPLATE];
-        for (to, from) in bytes.iter_mut().zip(&headers) {
+        let mut bytes = [0; TEMPLATE_LEN];
+        for (to, from) in bytes.iter_mut().rev().zip(headers.iter().rev()) {
             *to = *from;
         }
         Self {
             bytes,
-            len: headers.len(),
-            ip_len,
-            in_udp,
             sum,
+            shape: Shape::new(params, low_8(headers.len())),
         }
-    }
-
-    /// Whether the outer header is IPv4.
-    pub(super) fn is_v4(&self) -> bool {
-        self.ip_len == ipv4::HEADER_LEN
     }
 }
 
@@ -284,56 +465,5 @@ fn v6_octets(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
-    }
-}
-
-/// Counters of one SA. Any worker adds to them, once per run of equal SA.
-pub struct SaCounters {
-    packets: CachePadded<AtomicU64>,
-    bytes: AtomicU64,
-    drops: Box<[AtomicU64]>,
-}
-
-impl Default for SaCounters {
-    fn default() -> Self {
-        Self {
-            packets: CachePadded::new(AtomicU64::new(0)),
-            bytes: AtomicU64::new(0),
-            drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-}
-
-impl SaCounters {
-    /// Adds a run of packets and their inner bytes.
-    #[inline]
-    pub fn add(&self, packets: u64, bytes: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Adds a run of drops for one reason.
-    #[inline]
-    pub fn add_drops(&self, reason: DropReason, packets: u64) {
-        if let Some(counter) = self.drops.get(reason.index()) {
-            counter.fetch_add(packets, Ordering::Relaxed);
-        }
-    }
-
-    /// Packets sealed or opened.
-    pub fn packets(&self) -> u64 {
-        self.packets.load(Ordering::Relaxed)
-    }
-
-    /// Their inner bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Packets of this SA that were dropped for `reason`.
-    pub fn drops(&self, reason: DropReason) -> u64 {
-        self.drops
-            .get(reason.index())
-            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }

@@ -3,13 +3,11 @@
 //! SAs stand apart from the published tables, so that a new policy resets no counter; installing or replacing one is
 //! one pointer store.
 
-use arrayvec::ArrayVec;
-use rustc_hash::FxHashMap;
-
 use crate::ids::{SaIndex, Spi};
+use crate::ipsec::flat::FlatMap;
 use crate::ipsec::sa::{InboundSa, OutboundSa};
 use crate::meta::BURST;
-use crate::rcu::{Guard, Slots, Writer};
+use crate::rcu::{Guard, Slots, SlotsView, Writer};
 
 /// All SAs of a gateway.
 pub struct Sad {
@@ -39,28 +37,43 @@ impl Sad {
     /// What a worker sees during the round of `guard`.
     #[inline]
     pub fn view<'g>(&'g self, guard: &'g Guard<'g>) -> SadView<'g> {
-        SadView { sad: self, guard }
+        SadView {
+            outbound: self.outbound.view(guard),
+            inbound: self.inbound.view(guard),
+        }
     }
 }
 
 /// The SAs as one worker sees them during one round.
 #[derive(Clone, Copy)]
 pub struct SadView<'g> {
-    sad: &'g Sad,
-    guard: &'g Guard<'g>,
+    outbound: SlotsView<'g, OutboundSa>,
+    inbound: SlotsView<'g, InboundSa>,
 }
 
 impl<'g> SadView<'g> {
     /// The outbound SA in `slot`.
     #[inline]
     pub fn outbound(&self, slot: SaIndex) -> Option<&'g OutboundSa> {
-        self.sad.outbound.get(self.guard, slot.index())
+        self.outbound.get(slot.index())
     }
 
     /// The inbound SA in `slot`.
     #[inline]
     pub fn inbound(&self, slot: SaIndex) -> Option<&'g InboundSa> {
-        self.sad.inbound.get(self.guard, slot.index())
+        self.inbound.get(slot.index())
+    }
+
+    /// Asks for the cache line that says where the outbound SA in `slot` is.
+    #[inline]
+    pub fn prefetch_outbound(&self, slot: SaIndex) {
+        self.outbound.prefetch(slot.index());
+    }
+
+    /// Asks for the cache line that says where the inbound SA in `slot` is.
+    #[inline]
+    pub fn prefetch_inbound(&self, slot: SaIndex) {
+        self.inbound.prefetch(slot.index());
     }
 }
 
@@ -69,52 +82,93 @@ impl<'g> SadView<'g> {
 /// A slot may be given another SA at any moment. A number of the old one under the new one's key would be used twice in
 /// the end, and a packet that the old one verified must not move the new one's window; so whatever is done with a packet
 /// is done with the one SA that is held here.
-pub struct BurstSas<'g, S>(ArrayVec<Option<&'g S>, BURST>);
+pub struct BurstSas<'g, S> {
+    // INVARIANT: none from `len` on.
+    sas: [Option<&'g S>; BURST],
+    len: usize,
+}
 
 impl<S> Default for BurstSas<'_, S> {
     fn default() -> Self {
-        Self(ArrayVec::new())
+        Self {
+            sas: [None; BURST],
+            len: 0,
+        }
     }
 }
 
 impl<'g, S> BurstSas<'g, S> {
-    /// Notes the SA of the next `packets` packets.
-    pub(super) fn push(&mut self, sa: Option<&'g S>, packets: usize) {
-        let room = self.0.remaining_capacity();
-        self.0.extend(std::iter::repeat_n(sa, packets.min(room)));
+    /// Where the SAs of `packets` packets are to be noted, in order; none at first.
+    #[inline]
+    pub fn places(&mut self, packets: usize) -> &mut [Option<&'g S>] {
+        self.len = packets.min(BURST);
+        self.sas.get_mut(..self.len).unwrap_or_default()
     }
 
     /// One for each packet that was noted.
-    pub(super) fn as_slice(&self) -> &[Option<&'g S>] {
-        &self.0
+    #[inline]
+    pub fn as_slice(&self) -> &[Option<&'g S>] {
+        self.sas.get(..self.len).unwrap_or_default()
     }
 
-    /// Never ends: a packet that nothing was found for has none, and is dropped.
+    /// One for each packet of any burst: a packet that nothing was noted for has none, and is dropped.
+    #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = Option<&'g S>> {
-        self.0.iter().copied().chain(std::iter::repeat(None))
+        self.sas.iter().copied()
+    }
+
+    /// Runs of packets with the same SA, and how long they are.
+    #[inline]
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Option<&'g S>, usize)> {
+        self.as_slice()
+            .chunk_by(|a, b| is_same(*a, *b))
+            .map(|run| (run.first().copied().flatten(), run.len()))
     }
 }
+
+/// Whether two packets have one SA, or neither has any.
+#[inline]
+pub(super) fn is_same<S>(a: Option<&S>, b: Option<&S>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => std::ptr::eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// SAs in a table from which on a burst may find each of its SAs out of the cache, so that asking ahead is worth its
+/// instructions.
+pub const WIDE: usize = 256;
 
 /// Inbound SPIs that were chosen by hand, to their slots. Immutable, published with the tables.
 #[derive(Default)]
 pub struct SpiIndex {
-    slots: FxHashMap<u32, SaIndex>,
+    slots: FlatMap<u32, SaIndex>,
 }
 
 impl SpiIndex {
     /// The index of `entries`.
     pub fn new(entries: impl IntoIterator<Item = (Spi, SaIndex)>) -> Self {
         Self {
-            slots: entries
-                .into_iter()
-                .map(|(spi, slot)| (spi.get(), slot))
-                .collect(),
+            slots: FlatMap::new(entries.into_iter().map(|(spi, slot)| (spi.get(), slot))),
         }
     }
 
     /// The slot of `spi`, in host byte order.
     #[inline]
     pub fn slot(&self, spi: u32) -> Option<SaIndex> {
-        self.slots.get(&spi).copied()
+        self.slots.get(spi)
+    }
+
+    /// Asks for what [`Self::slot`] will read.
+    #[inline]
+    pub fn prefetch(&self, spi: u32) {
+        self.slots.prefetch(spi);
+    }
+
+    /// Whether there are so many SAs that asking ahead is worth while.
+    #[inline]
+    pub fn is_wide(&self) -> bool {
+        self.slots.len() >= WIDE
     }
 }

@@ -57,7 +57,35 @@ pub struct PrefixSet {
     v6: Box<[(u128, u128)]>,
 }
 
+/// One IPv4 network.
+#[derive(Clone, Copy, Debug)]
+pub struct V4Net {
+    network: u32,
+    mask: u32,
+}
+
+impl V4Net {
+    /// Holds no address.
+    const NONE: Self = Self {
+        network: 1,
+        mask: 0,
+    };
+
+    /// Whether `address` is in it.
+    #[inline]
+    pub fn contains(self, address: u32) -> bool {
+        address & self.mask == self.network
+    }
+}
+
 impl PrefixSet {
+    /// The first IPv4 network of the set, or one that holds nothing.
+    pub fn first_v4(&self) -> V4Net {
+        self.v4
+            .first()
+            .map_or(V4Net::NONE, |&(network, mask)| V4Net { network, mask })
+    }
+
     /// The set of `networks`.
     pub fn new(networks: &[IpNet]) -> Self {
         let mut v4 = Vec::new();

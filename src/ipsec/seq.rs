@@ -3,8 +3,6 @@
 //! A sequence number is also the packet's IV, so one used twice under a key breaks GCM. What makes a number unique is
 //! one `fetch_add`; what keeps it unique over restarts is the lease, which the control thread writes ahead.
 
-use crossbeam_utils::CachePadded;
-
 use crate::drop::DropReason;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -15,11 +13,13 @@ pub const LAST_SHORT: u64 = u32::MAX as u64;
 pub const LAST_EXTENDED: u64 = u64::MAX - (1 << 32);
 
 /// Hands out the sequence numbers of one outbound SA.
+///
+/// Whoever takes numbers reads all three fields, so they share a cache line; the lease is written a few times a second.
 pub struct SeqAllocator {
     /// Next number to be taken; may run past `leased`, and what lies beyond is never used.
-    next: CachePadded<AtomicU64>,
+    next: AtomicU64,
     /// First number that must not be used yet.
-    leased: CachePadded<AtomicU64>,
+    leased: AtomicU64,
     /// Last number of this SA.
     last: u64,
 }
@@ -41,8 +41,8 @@ impl SeqAllocator {
         let last = if esn { LAST_EXTENDED } else { LAST_SHORT };
         let next = next.clamp(1, last.saturating_add(1));
         Self {
-            next: CachePadded::new(AtomicU64::new(next)),
-            leased: CachePadded::new(AtomicU64::new(next)),
+            next: AtomicU64::new(next),
+            leased: AtomicU64::new(next),
             last,
         }
     }

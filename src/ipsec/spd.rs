@@ -8,22 +8,24 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::ids::SaIndex;
+use crate::ipsec::flat::{FlatKey, FlatMap};
 use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::selector::{Address, AddressPair};
 
 /// What is done with a packet that came in clear on the protected side.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SpdAction {
     /// Sealed with this SA.
     Protect(SaIndex),
     /// Sealed with one SA of these, the same for a flow.
     Spread(SaGroup),
     /// Discarded: no policy names it.
+    #[default]
     Discard,
 }
 
 const _: () = assert!(
-    size_of::<SpdAction>() == 8,
+    size_of::<SpdAction>() == 8 && size_of::<Option<SpdAction>>() == 8,
     "a group must not make entries larger"
 );
 
@@ -40,7 +42,8 @@ type Actions<A> = FxHashMap<(A, A), SpdAction>;
 struct Tuple<A> {
     source_mask: A,
     destination_mask: A,
-    actions: Actions<A>,
+    /// To the SA that protects; what is to be discarded stands here too, so that no less specific policy is asked.
+    actions: FlatMap<(A, A), SpdAction>,
 }
 
 /// Collects policies in declared order.
@@ -56,7 +59,10 @@ struct TupleBuilder<A> {
     tuples: FxHashMap<(u8, u8), (usize, Actions<A>)>,
 }
 
-impl<A: Address> TupleBuilder<A> {
+impl<A: Address> TupleBuilder<A>
+where
+    (A, A): FlatKey,
+{
     fn add(&mut self, source: (A, u8), destination: (A, u8), action: SpdAction) {
         let declared = self.tuples.len();
         let (_, table) = self
@@ -79,7 +85,7 @@ impl<A: Address> TupleBuilder<A> {
         let compiled = |((source, destination), (_, actions))| Tuple {
             source_mask: A::mask(source),
             destination_mask: A::mask(destination),
-            actions,
+            actions: FlatMap::new(actions),
         };
         tuples.into_iter().map(compiled).collect()
     }
@@ -114,6 +120,15 @@ impl SpdBuilder {
 }
 
 impl Spd {
+    /// Asks for what [`Self::lookup`] will read first.
+    #[inline]
+    pub fn prefetch(&self, addresses: AddressPair) {
+        match addresses {
+            AddressPair::V4(source, destination) => ask(&self.v4, source, destination),
+            AddressPair::V6(source, destination) => ask(&self.v6, source, destination),
+        }
+    }
+
     /// What is done with a packet that has these addresses.
     #[inline]
     pub fn lookup(&self, addresses: AddressPair) -> SpdAction {
@@ -125,7 +140,23 @@ impl Spd {
 }
 
 #[inline]
-fn find<A: Address>(tuples: &[Tuple<A>], source: A, destination: A) -> SpdAction {
+fn ask<A: Address>(tuples: &[Tuple<A>], source: A, destination: A)
+where
+    (A, A): FlatKey,
+{
+    if let Some(tuple) = tuples.first() {
+        tuple.actions.prefetch((
+            source & tuple.source_mask,
+            destination & tuple.destination_mask,
+        ));
+    }
+}
+
+#[inline]
+fn find<A: Address>(tuples: &[Tuple<A>], source: A, destination: A) -> SpdAction
+where
+    (A, A): FlatKey,
+{
     tuples
         .iter()
         .find_map(|tuple| {
@@ -133,7 +164,7 @@ fn find<A: Address>(tuples: &[Tuple<A>], source: A, destination: A) -> SpdAction
                 source & tuple.source_mask,
                 destination & tuple.destination_mask,
             );
-            tuple.actions.get(&key).copied()
+            tuple.actions.get(key)
         })
         .unwrap_or(SpdAction::Discard)
 }

@@ -12,6 +12,7 @@ use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
 use crate::policy::model::Side;
 use crate::policy::routes::Routes;
+use crate::prefetch::prefetch;
 
 /// One published set of tables.
 pub struct Tables {
@@ -87,6 +88,12 @@ impl Tables {
         self.ports.get(index.index())
     }
 
+    /// The largest IP packet that may go to the next hop at `index`; 0 where there is none.
+    #[inline]
+    pub fn mtu(&self, index: NextHopIndex) -> u16 {
+        self.next_hop(index).map_or(0, |hop| hop.mtu)
+    }
+
     /// The next hop at `index`.
     #[inline]
     pub fn next_hop(&self, index: NextHopIndex) -> Option<&NextHop> {
@@ -100,6 +107,14 @@ impl PortTable {
     pub fn mac_word(&self) -> u64 {
         let [a, b, c, d, e, f] = self.mac;
         u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// Asks for what [`Self::sa_hop`] will read.
+    #[inline]
+    pub fn prefetch_sa_hop(&self, slot: SaIndex) {
+        if let Some(hop) = self.sa_hops.get(slot.index()) {
+            prefetch(hop);
+        }
     }
 
     /// The next hop towards the peer of the SA in `slot`.

@@ -74,11 +74,11 @@ pub struct PlainHeader {
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 pub struct PlainRest {
-    /// Flags and fragment offset, TTL, protocol, checksum, and two bytes of the source address.
-    middle: U64,
-    /// The other two, and two of the destination.
-    addresses: U32,
-    end: U16Le,
+    flags_fragment: U16Le,
+    /// TTL, protocol, checksum.
+    middle: U32,
+    source: U32,
+    destination: U32,
 }
 
 const _: () = assert!(size_of::<PlainFrame>() == 34);
@@ -93,6 +93,14 @@ pub struct Plain {
     pub tos: u8,
     /// Protocol of the payload.
     pub protocol: u8,
+    /// First byte of flags and fragment offset.
+    pub flags: u8,
+    /// Whether it is one fragment of a larger packet.
+    pub is_fragment: bool,
+    /// Source address, host byte order.
+    pub source: u32,
+    /// Destination address, host byte order.
+    pub destination: u32,
 }
 
 impl PlainFrame {
@@ -130,21 +138,29 @@ impl PlainRest {
         let middle = self.middle.get();
         // 2^16 is 1 modulo 2^16 - 1, so the sum of the 16-bit words is that of any longer words, in either byte order, and
         // it is all ones, or 0 modulo 2^16 - 1, where the checksum is right (RFC 1071 section 2).
+        let flags_fragment = self.flags_fragment.get();
+        let (source, destination) = (self.source.get(), self.destination.get());
         let sum = first
-            .wrapping_add(middle & 0xffff_ffff)
-            .wrapping_add(middle >> 32)
-            .wrapping_add(u64::from(self.addresses.get()))
-            .wrapping_add(u64::from(self.end.get()));
+            .wrapping_add(u64::from(flags_fragment))
+            .wrapping_add(u64::from(middle))
+            .wrapping_add(u64::from(source))
+            .wrapping_add(u64::from(destination));
         let total_len = low_16(first >> 16).swap_bytes();
         if !sum.is_multiple_of(0xffff) || usize::from(total_len) < HEADER_LEN {
             return None;
         }
         let [_, tos, ..] = first.to_le_bytes();
-        let [_, _, _, protocol, ..] = middle.to_le_bytes();
+        let [_, protocol, ..] = middle.to_le_bytes();
+        let flags_fragment = flags_fragment.swap_bytes();
+        let [flags, _] = flags_fragment.to_be_bytes();
         Some(Plain {
             total_len,
             tos,
             protocol,
+            flags,
+            is_fragment: flags_fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0,
+            source: source.swap_bytes(),
+            destination: destination.swap_bytes(),
         })
     }
 }
@@ -197,10 +213,12 @@ impl Ipv4Header {
         if self.ttl <= 1 {
             return false;
         }
-        let old = u16::from_be_bytes([self.ttl, self.protocol]);
         self.ttl = self.ttl.saturating_sub(1);
-        let new = u16::from_be_bytes([self.ttl, self.protocol]);
-        self.checksum = checksum::update(self.checksum.get(), old, new).into();
+        // RFC 1624 section 3 where the word with the TTL in its high byte became 0x100 less: 0x100 is added, end around,
+        // and of the two zeros a checksum may be it is the one that a sum of not all zeros has.
+        let (sum, carry) = self.checksum.get().overflowing_add(0x100);
+        let sum = sum.wrapping_add(u16::from(carry));
+        self.checksum = if sum == 0xffff { 0 } else { sum }.into();
         true
     }
 
@@ -216,5 +234,59 @@ impl Ipv4Header {
     pub fn fill_checksum(&mut self) {
         self.checksum = 0.into();
         self.checksum = checksum::finish(checksum::add_bytes(0, self.as_bytes())).into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(bytes: [u8; HEADER_LEN]) -> Ipv4Header {
+        let (mut header, _) = Ipv4Header::read_from_prefix(&bytes).expect("whole");
+        header.version_ihl = 0x45;
+        header.fill_checksum();
+        header
+    }
+
+    proptest! {
+        #[test]
+        fn ttl_taken_down_leaves_the_checksum_that_summing_up_gives(bytes: [u8; HEADER_LEN]) {
+            let mut counted = header(bytes);
+            let ttl = counted.ttl;
+            prop_assert_eq!(counted.decrement_ttl(), ttl > 1);
+            let mut summed = counted;
+            summed.fill_checksum();
+            prop_assert_eq!(counted.checksum, summed.checksum);
+        }
+
+        #[test]
+        fn plain_header_is_what_parse_says(
+            bytes: [u8; HEADER_LEN],
+            damage in prop::option::of((0..HEADER_LEN, 1..=255u8)),
+        ) {
+            let mut wire = [0; HEADER_LEN];
+            wire.copy_from_slice(header(bytes).as_bytes());
+            if let Some((at, bits)) = damage {
+                wire[at] ^= bits;
+            }
+            let mut packet = wire.to_vec();
+            packet.resize(0x1_0000, 0);
+            let (plain, _) = PlainHeader::ref_from_prefix(&wire).expect("whole");
+            let parsed = Ipv4Header::parse(&packet);
+            match plain.check() {
+                Some(plain) => {
+                    let (header, len) = parsed.expect("plain is good");
+                    prop_assert_eq!(len, HEADER_LEN);
+                    prop_assert_eq!(plain.total_len, header.total_len.get());
+                    prop_assert_eq!((plain.tos, plain.protocol), (header.tos, header.protocol));
+                    prop_assert_eq!(plain.is_fragment, header.is_fragment());
+                    prop_assert_eq!(plain.flags & 0x40 != 0, header.dont_fragment());
+                    prop_assert_eq!(plain.source.to_be_bytes(), header.source);
+                    prop_assert_eq!(plain.destination.to_be_bytes(), header.destination);
+                }
+                None => prop_assert!(parsed.is_err() || wire[0] != 0x45),
+            }
+        }
     }
 }

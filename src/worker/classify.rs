@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use crate::buf::PacketBuf;
 use crate::drop::{DropReason, PuntReason};
 use crate::ipsec::esp_in::address_pair;
-use crate::ipsec::selector::{AddressPair, v4};
+use crate::ipsec::selector::AddressPair;
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::PortTable;
@@ -24,18 +24,19 @@ const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 /// protected side everything that is not for the gateway itself does.
 pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], port: &PortTable) {
     match port.side {
-        Side::Unprotected => classify_each(packets, metas, |data, meta| {
+        Side::Unprotected => classify_each(packets, metas, |packet: &B, meta| {
+            let data = packet.data();
             if is_plain_esp(data, meta) {
                 meta.esp_offset = meta.l4_offset;
                 return Ok(());
             }
             classify_unprotected(data, meta, port)
         }),
-        Side::Protected => classify_each(packets, metas, |data, meta| {
-            if is_plain_transit(data, meta, port) {
+        Side::Protected => classify_each(packets, metas, |packet: &B, meta| {
+            if is_plain_transit(meta, port) {
                 return Ok(());
             }
-            classify_protected(data, meta, port)
+            classify_protected(packet.data(), meta, port)
         }),
     }
 }
@@ -43,11 +44,11 @@ pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], por
 fn classify_each<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
-    mut classify: impl FnMut(&[u8], &mut PacketMeta) -> Result<(), DropReason>,
+    mut classify: impl FnMut(&B, &mut PacketMeta) -> Result<(), DropReason>,
 ) {
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
         if meta.is_live()
-            && let Err(reason) = classify(packet.data(), meta)
+            && let Err(reason) = classify(packet, meta)
         {
             meta.kill(reason);
         }
@@ -62,10 +63,8 @@ fn is_plain_esp(data: &[u8], meta: &PacketMeta) -> bool {
 
 /// IPv4 to an address that is none of the gateway's.
 #[inline]
-fn is_plain_transit(data: &[u8], meta: &PacketMeta, port: &PortTable) -> bool {
-    meta.kind == PacketKind::Ipv4
-        && Ipv4Header::ref_from_prefix(data)
-            .is_ok_and(|(header, _)| !port.local.has_v4(v4(header.destination)))
+fn is_plain_transit(meta: &PacketMeta, port: &PortTable) -> bool {
+    meta.kind == PacketKind::Ipv4 && !port.local.has_v4(meta.destination)
 }
 
 #[inline(never)]
@@ -78,7 +77,7 @@ fn classify_unprotected(
         PacketKind::Ipv4 => is_v4_fragment(data),
         _ => walk_v6(data, meta)?,
     };
-    let destination = address_pair(data, meta.kind).ok_or(DropReason::Runt)?;
+    let destination = address_pair(data, meta).ok_or(DropReason::Runt)?;
     if meta.protocol == protocol::ESP {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.1
         //# If a packet offered to ESP for
@@ -106,7 +105,7 @@ fn classify_protected(
     meta: &mut PacketMeta,
     port: &PortTable,
 ) -> Result<(), DropReason> {
-    let destination = address_pair(data, meta.kind).ok_or(DropReason::Runt)?;
+    let destination = address_pair(data, meta).ok_or(DropReason::Runt)?;
     if is_local(port, destination) || is_neighbour_discovery(data, meta) {
         return local_or(data, meta, port, destination, DropReason::NoPolicy);
     }

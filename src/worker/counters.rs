@@ -6,7 +6,9 @@ use crossbeam_utils::CachePadded;
 
 use crate::drop::{DropReason, Fate, PuntReason};
 use crate::ids::PortIndex;
-use crate::ipsec::sad::SadView;
+use crate::ipsec::sa::{InboundSa, OutboundSa};
+use crate::ipsec::sa_counters::{SaCounters, WorkerId};
+use crate::ipsec::sad::BurstSas;
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
 use crate::worker::probe::Stage;
@@ -69,6 +71,7 @@ impl Default for DirectionCounters {
 
 /// All counters of one worker.
 pub struct WorkerCounters {
+    id: WorkerId,
     ports: Box<[CachePadded<PortCounters>]>,
     outbound: CachePadded<DirectionCounters>,
     inbound: CachePadded<DirectionCounters>,
@@ -86,6 +89,7 @@ impl WorkerCounters {
     /// All zero, for `ports` ports.
     pub fn new(ports: usize) -> Self {
         Self {
+            id: WorkerId::new(),
             ports: (0..ports).map(|_| CachePadded::default()).collect(),
             outbound: CachePadded::default(),
             inbound: CachePadded::default(),
@@ -94,6 +98,12 @@ impl WorkerCounters {
             stages: std::array::from_fn(|_| Counter::default()),
             cpu_ns: Counter::default(),
         }
+    }
+
+    /// Names the worker to the SAs it counts on.
+    #[inline]
+    pub fn id(&self) -> WorkerId {
+        self.id
     }
 
     /// The counters of a port.
@@ -135,24 +145,50 @@ impl DirectionCounters {
     }
 }
 
-/// Counts a burst on its SAs: one addition for each run of equal SA and fate.
-pub fn count_sa_burst(metas: &[PacketMeta], side: Side, sad: SadView<'_>) {
-    for run in metas.chunk_by(|a, b| a.sa == b.sa && a.fate == b.fate) {
-        let Some((slot, first)) = run.first().and_then(|meta| Some((meta.sa?, meta))) else {
+/// Counts a burst on its SAs, in `sas`: one addition for each run of equal SA and fate.
+pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, worker: WorkerId) {
+    let mut rest = metas;
+    for (sa, len) in sas.runs() {
+        let Some((run, after)) = rest.split_at_checked(len) else {
+            return;
+        };
+        rest = after;
+        let Some(counters) = sa.map(S::counters) else {
             continue;
         };
-        let counters = match side {
-            Side::Protected => sad.outbound(slot).map(|sa| &sa.counters),
-            Side::Unprotected => sad.inbound(slot).map(|sa| &sa.counters),
-        };
-        let Some(counters) = counters else { continue };
-        match first.fate {
-            Fate::Live => {
-                let bytes = run.iter().map(|meta| u64::from(meta.inner_len)).sum();
-                counters.add(run.len() as u64, bytes);
+        let (mut packets, mut bytes) = (0u64, 0u64);
+        for meta in run {
+            match meta.fate {
+                Fate::Live => {
+                    packets = packets.wrapping_add(1);
+                    bytes = bytes.wrapping_add(u64::from(meta.inner_len));
+                }
+                Fate::Dropped(reason) => counters.add_drops(reason, 1),
+                Fate::Punted(_) => {}
             }
-            Fate::Dropped(reason) => counters.add_drops(reason, run.len() as u64),
-            Fate::Punted(_) => {}
         }
+        if packets > 0 {
+            counters.add(worker, packets, bytes);
+        }
+    }
+}
+
+/// What has counters of its own: an SA of either direction.
+pub trait Counted {
+    /// Its counters.
+    fn counters(&self) -> SaCounters<'_>;
+}
+
+impl Counted for OutboundSa {
+    #[inline]
+    fn counters(&self) -> SaCounters<'_> {
+        self.counters()
+    }
+}
+
+impl Counted for InboundSa {
+    #[inline]
+    fn counters(&self) -> SaCounters<'_> {
+        self.counters()
     }
 }

@@ -18,7 +18,7 @@ use crate::meta::{BURST, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::Tables;
 use crate::rcu::{Reader, Slots};
-use crate::worker::counters::{WorkerCounters, count_sa_burst};
+use crate::worker::counters::WorkerCounters;
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::stages::{View, process_burst};
 
@@ -167,18 +167,21 @@ fn run_lane<'p, P: Probe>(
         sad,
         ingress,
         egress,
+        worker: counters.id(),
     };
     process_burst(burst.as_mut_slice(), metas, view, probe);
     debug_assert!(dead.is_empty(), "what has no room there would be sent");
-    let ended = burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
+    let all_live = metas.iter().all(PacketMeta::is_live);
+    if !all_live {
+        burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
+    }
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
-    if ended > 0 {
+    if !all_live {
         punt(metas, dead, lane.ingress, punts);
         dead.clear();
+        counters.direction(ingress.side).add_fates(metas);
     }
-    counters.direction(ingress.side).add_fates(metas);
-    count_sa_burst(metas, ingress.side, sad);
     probe.mark(Stage::Count);
     received
 }
@@ -200,6 +203,7 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
         }
         lane.tx.tx_burst(burst);
     }
+    // Mostly none, so that the sum is over nothing.
     let (left, left_bytes) = (burst.len() as u64, total_bytes(burst));
     burst.clear();
     let sent = packets.wrapping_sub(left);

@@ -4,9 +4,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::buf::PacketBuf;
 use crate::drop::DropReason;
-use crate::ids::NextHopIndex;
+use crate::ids::{NextHopIndex, SaIndex};
 use crate::ipsec::esp_in::address_pair;
-use crate::ipsec::sad::SadView;
+use crate::ipsec::sa::OutboundSa;
+use crate::ipsec::sad::BurstSas;
 use crate::ipsec::selector::AddressPair;
 use crate::ipsec::spd::SpdAction;
 use crate::meta::{PacketKind, PacketMeta};
@@ -14,44 +15,94 @@ use crate::policy::tables::{PortTable, Tables};
 use crate::wire::ether::{self, EtherHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
+use crate::worker::stages::View;
 
 /// Finds the SA for every live packet of the protected side, its next hop, and whether the sealed packet will fit; takes
-/// one from the TTL. Drops with `NoPolicy`, `SaDown`, `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`, all before a
-/// sequence number is spent.
-pub fn spd_lookup_burst<B: PacketBuf>(
+/// one from the TTL. `sas` is empty on entry and holds the SA of each packet on return. Drops with `NoPolicy`, `SaDown`,
+/// `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`, all before a sequence number is spent.
+pub fn spd_lookup_burst<'g, B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
-    tables: &Tables,
-    egress: &PortTable,
-    sad: SadView<'_>,
+    view: View<'g>,
+    sas: &mut BurstSas<'g, OutboundSa>,
 ) {
-    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+    let is_wide = view.tables.spis.is_wide();
+    if is_wide {
+        ask_ahead(packets, metas, view);
+    }
+    let places = sas.places(metas.len());
+    for ((packet, meta), place) in packets.iter_mut().zip(metas.iter_mut()).zip(places) {
         if !meta.is_live() {
             continue;
         }
-        if let Err(reason) = find_policy(packet, meta, tables, egress, sad) {
+        let done = find_policy(packet, meta, view).and_then(|slot| {
+            meta.sa = Some(slot);
+            // Found once: what is done with the packet from here on is done with this SA.
+            *place = view.sad.outbound(slot);
+            admit(packet, meta, view, slot, *place)
+        });
+        if let Err(reason) = done {
             meta.kill(reason);
         }
     }
 }
 
+/// With many SAs each is likely to be out of the cache, and so is what leads to it. One pass for each step asks for what
+/// the next one reads, so that a burst waits once for a step and not once for each packet.
+fn ask_ahead<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], view: View<'_>) {
+    for (packet, meta) in packets.iter().zip(metas.iter()) {
+        if let Some(addresses) = address_pair(packet.data(), meta) {
+            view.tables.spd.prefetch(addresses);
+        }
+    }
+    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+        if meta.is_live()
+            && let Ok(slot) = find_policy(packet, meta, view)
+        {
+            meta.sa = Some(slot);
+            view.sad.prefetch_outbound(slot);
+            view.egress.prefetch_sa_hop(slot);
+        }
+    }
+    for slot in metas.iter().filter_map(|meta| meta.sa) {
+        if let Some(sa) = view.sad.outbound(slot) {
+            sa.prefetch();
+        }
+    }
+}
+
+#[inline(always)]
 fn find_policy<B: PacketBuf>(
+    packet: &B,
+    meta: &PacketMeta,
+    view: View<'_>,
+) -> Result<SaIndex, DropReason> {
+    // Asked for ahead.
+    if let Some(slot) = meta.sa {
+        return Ok(slot);
+    }
+    let addresses = match meta.kind {
+        PacketKind::Ipv4 => AddressPair::V4(meta.source, meta.destination),
+        _ => address_pair(packet.data(), meta).ok_or(DropReason::Runt)?,
+    };
+    match view.tables.spd.lookup(addresses) {
+        SpdAction::Protect(slot) => Ok(slot),
+        SpdAction::Spread(group) => Ok(group.slot(packet.data(), meta.kind)),
+        SpdAction::Discard => Err(DropReason::NoPolicy),
+    }
+}
+
+#[inline]
+fn admit<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
-    tables: &Tables,
-    egress: &PortTable,
-    sad: SadView<'_>,
+    view: View<'_>,
+    slot: SaIndex,
+    sa: Option<&OutboundSa>,
 ) -> Result<(), DropReason> {
-    let addresses = address_pair(packet.data(), meta.kind).ok_or(DropReason::Runt)?;
-    let slot = match tables.spd.lookup(addresses) {
-        SpdAction::Protect(slot) => slot,
-        SpdAction::Spread(group) => group.slot(packet.data(), meta.kind),
-        SpdAction::Discard => return Err(DropReason::NoPolicy),
-    };
-    meta.sa = Some(slot);
-    let sa = sad.outbound(slot).ok_or(DropReason::SaDown)?;
-    meta.next_hop = egress.sa_hop(slot)?;
-    let mtu = tables.next_hop(meta.next_hop).map_or(0, |hop| hop.mtu);
+    let sa = sa.ok_or(DropReason::SaDown)?;
+    meta.next_hop = view.egress.sa_hop(slot)?;
+    let mtu = view.tables.mtu(meta.next_hop);
     if sa.sealed_len(packet.data().len()) > usize::from(mtu) {
         return Err(DropReason::TooBig);
     }
@@ -76,23 +127,25 @@ pub fn route_burst<B: PacketBuf>(
     }
 }
 
+#[inline]
 fn route<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
     tables: &Tables,
     egress: &PortTable,
 ) -> Result<(), DropReason> {
-    meta.next_hop = match address_pair(packet.data(), meta.kind).ok_or(DropReason::Runt)? {
+    meta.next_hop = match address_pair(packet.data(), meta).ok_or(DropReason::Runt)? {
         AddressPair::V4(_, destination) => egress.routes.lookup_v4(destination)?,
         AddressPair::V6(_, destination) => egress.routes.lookup_v6(destination)?,
     };
-    let mtu = tables.next_hop(meta.next_hop).map_or(0, |hop| hop.mtu);
+    let mtu = tables.mtu(meta.next_hop);
     if packet.data().len() > usize::from(mtu) {
         return Err(DropReason::TooBig);
     }
     decrement_ttl(packet.data_mut(), meta.kind)
 }
 
+#[inline]
 fn decrement_ttl(data: &mut [u8], kind: PacketKind) -> Result<(), DropReason> {
     let alive = match kind {
         PacketKind::Ipv4 => {
@@ -123,6 +176,7 @@ pub fn link_header_burst<B: PacketBuf>(
     }
 }
 
+#[inline]
 fn put_link_header<B: PacketBuf>(
     packet: &mut B,
     next_hop: NextHopIndex,

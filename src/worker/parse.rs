@@ -5,6 +5,7 @@ use zerocopy::FromBytes;
 use crate::bits::low_16;
 use crate::buf::PacketBuf;
 use crate::drop::{DropReason, PuntReason};
+use crate::ipsec::selector::v4;
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::tables::PortTable;
 use crate::wire::ether::{self, EtherHeader};
@@ -44,7 +45,10 @@ fn parse_plain<B: PacketBuf>(packet: &mut B, mac: u64) -> Option<PacketMeta> {
     Some(PacketMeta {
         kind: PacketKind::Ipv4,
         protocol: plain.protocol,
-        outer_tos: plain.tos,
+        tos: plain.tos,
+        ip_flags: plain.flags,
+        source: plain.source,
+        destination: plain.destination,
         l4_offset: low_16(ipv4::HEADER_LEN as u64),
         inner_len: plain.total_len,
         ..PacketMeta::NEW
@@ -90,7 +94,11 @@ fn parse_v4(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize,
     }
     meta.kind = PacketKind::Ipv4;
     meta.protocol = header.protocol;
-    meta.outer_tos = header.tos;
+    meta.tos = header.tos;
+    let [flags, _] = header.flags_fragment.get().to_be_bytes();
+    meta.ip_flags = flags;
+    meta.source = v4(header.source);
+    meta.destination = v4(header.destination);
     // The header is at most 60 bytes long.
     meta.l4_offset = low_16(header_len as u64);
     Ok(usize::from(header.total_len.get()))
@@ -103,7 +111,7 @@ fn parse_v6(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize,
     }
     meta.kind = PacketKind::Ipv6;
     meta.protocol = header.next_header;
-    meta.outer_tos = header.traffic_class();
+    meta.tos = header.traffic_class();
     meta.l4_offset = low_16(ipv6::HEADER_LEN as u64);
     Ok(header.total_len())
 }

@@ -16,8 +16,10 @@ pub enum Stage {
     Sequence,
     /// Policy: SPD lookup outbound, selector check inbound.
     Policy,
-    /// ESP: headers, trailer, AES-GCM, and inbound the replay window.
-    Esp,
+    /// ESP but for the cipher: building headers and trailer outbound; replay window, trailer and inner packet inbound.
+    Header,
+    /// AES-GCM, and the jobs for it.
+    Aead,
     /// Next hop, TTL and Ethernet header.
     Route,
     /// Giving the burst to the driver.
@@ -28,14 +30,15 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Rx,
         Self::Parse,
         Self::Classify,
         Self::SaLookup,
         Self::Sequence,
         Self::Policy,
-        Self::Esp,
+        Self::Header,
+        Self::Aead,
         Self::Route,
         Self::Tx,
         Self::Count,
@@ -50,7 +53,8 @@ impl Stage {
             Self::SaLookup => "sa-lookup",
             Self::Sequence => "sequence",
             Self::Policy => "policy",
-            Self::Esp => "esp",
+            Self::Header => "header",
+            Self::Aead => "aead",
             Self::Route => "route",
             Self::Tx => "tx",
             Self::Count => "count",

@@ -1,11 +1,14 @@
 //! The stages between rx and tx in their order, over any buffers: what a burst goes through in each direction.
 
 use crate::buf::PacketBuf;
+use crate::ipsec::esp_out::SealJobs;
+use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{BurstSas, SadView};
 use crate::ipsec::{esp_in, esp_out};
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
+use crate::worker::counters::count_sa_burst;
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::{classify, forward, parse};
 
@@ -20,10 +23,13 @@ pub struct View<'g> {
     pub ingress: &'g PortTable,
     /// The port it leaves by.
     pub egress: &'g PortTable,
+    /// Whom SAs count for.
+    pub worker: WorkerId,
 }
 
 /// Takes a burst of Ethernet frames, as received, to Ethernet frames, ready to send; or to the fates of those that are
-/// not. `packets` and `metas` have the same length, and `metas` may hold anything on entry.
+/// not. `packets` and `metas` have the same length, and `metas` may hold anything on entry. SAs have counted the burst then;
+/// what a worker counts is the caller's.
 pub fn process_burst<B: PacketBuf, P: Probe>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
@@ -38,8 +44,6 @@ pub fn process_burst<B: PacketBuf, P: Probe>(
         Side::Unprotected => open_burst(packets, metas, view, probe),
         Side::Protected => seal_burst(packets, metas, view, probe),
     }
-    forward::link_header_burst(packets, metas, view.tables);
-    probe.mark(Stage::Route);
 }
 
 fn open_burst<B: PacketBuf, P: Probe>(
@@ -54,10 +58,17 @@ fn open_burst<B: PacketBuf, P: Probe>(
     esp_in::replay_check_burst(packets, metas, &sas);
     probe.mark(Stage::Sequence);
     esp_in::esp_open_burst(packets, metas, &sas);
-    probe.mark(Stage::Esp);
+    probe.mark(Stage::Aead);
+    esp_in::window_commit_burst(metas, &sas);
+    esp_in::esp_decapsulate_burst(packets, metas);
+    probe.mark(Stage::Header);
     esp_in::spd_check_inbound_burst(packets, metas, &sas);
     probe.mark(Stage::Policy);
     forward::route_burst(packets, metas, view.tables, view.egress);
+    forward::link_header_burst(packets, metas, view.tables);
+    probe.mark(Stage::Route);
+    count_sa_burst(metas, &sas, view.worker);
+    probe.mark(Stage::Count);
 }
 
 fn seal_burst<B: PacketBuf, P: Probe>(
@@ -66,11 +77,20 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     view: View<'_>,
     probe: &mut P,
 ) {
-    forward::spd_lookup_burst(packets, metas, view.tables, view.egress, view.sad);
-    probe.mark(Stage::Policy);
     let mut sas = BurstSas::default();
-    esp_out::seq_assign_burst(metas, view.sad, &mut sas);
+    forward::spd_lookup_burst(packets, metas, view, &mut sas);
+    probe.mark(Stage::Policy);
+    esp_out::seq_assign_burst(metas, &sas);
     probe.mark(Stage::Sequence);
-    esp_out::esp_seal_burst(packets, metas, &sas);
-    probe.mark(Stage::Esp);
+    let mut jobs = SealJobs::new();
+    esp_out::esp_encapsulate_burst(packets, metas, &sas, &mut jobs);
+    probe.mark(Stage::Header);
+    esp_out::esp_seal_burst(&mut jobs, metas);
+    drop(jobs);
+    probe.mark(Stage::Aead);
+    esp_out::fill_udp6_checksum_burst(packets, metas, &sas);
+    forward::link_header_burst(packets, metas, view.tables);
+    probe.mark(Stage::Route);
+    count_sa_burst(metas, &sas, view.worker);
+    probe.mark(Stage::Count);
 }

@@ -16,7 +16,7 @@ use simplon::policy::model::{MacAddr, Side};
 use simplon::policy::tables::Tables;
 use simplon::policy::{Secrets, Source, parse};
 use simplon::rcu::{Reader, Writer, domain};
-use simplon::worker::counters::{DirectionCounters, WorkerCounters, count_sa_burst};
+use simplon::worker::counters::{DirectionCounters, WorkerCounters};
 use simplon::worker::probe::NoProbe;
 use simplon::worker::stages::{View, process_burst};
 
@@ -389,10 +389,10 @@ impl Rig {
             sad: self.sad.view(&guard),
             ingress: self.tables.port(ingress).expect("port"),
             egress: self.tables.port(egress).expect("port"),
+            worker: self.counters.id(),
         };
         process_burst(&mut frames, &mut metas, view, &mut NoProbe);
         self.counters.direction(side).add_fates(&metas);
-        count_sa_burst(&metas, side, view.sad);
         frames
             .iter()
             .zip(&metas)
