@@ -36,7 +36,7 @@ pub fn sad_lookup_burst<'g, B: PacketBuf>(
 ) {
     // As in sealing: with many SAs, one pass for each step asks for what the next one reads.
     let is_wide = index.is_wide();
-    if is_wide {
+    if index.is_vast() {
         for (packet, meta) in packets.iter().zip(metas.iter()) {
             if let Some(header) = esp_header(packet.data(), meta) {
                 index.prefetch(header.spi.get());

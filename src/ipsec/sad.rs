@@ -139,6 +139,8 @@ pub(super) fn is_same<S>(a: Option<&S>, b: Option<&S>) -> bool {
 /// SAs in a table from which on a burst may find each of its SAs out of the cache, so that asking ahead is worth its
 /// instructions.
 pub const WIDE: usize = 256;
+/// SAs from which on what leads to them is likely to be out of the cache too.
+pub const VAST: usize = 2048;
 
 /// Inbound SPIs that were chosen by hand, to their slots. Immutable, published with the tables.
 #[derive(Default)]
@@ -164,6 +166,12 @@ impl SpiIndex {
     #[inline]
     pub fn prefetch(&self, spi: u32) {
         self.slots.prefetch(spi);
+    }
+
+    /// Whether there are so many SAs that asking ahead for what leads to them is worth while.
+    #[inline]
+    pub fn is_vast(&self) -> bool {
+        self.slots.len() >= VAST
     }
 
     /// Whether there are so many SAs that asking ahead is worth while.

@@ -50,9 +50,11 @@ pub fn spd_lookup_burst<'g, B: PacketBuf>(
 /// With many SAs each is likely to be out of the cache, and so is what leads to it. One pass for each step asks for what
 /// the next one reads, so that a burst waits once for a step and not once for each packet.
 fn ask_ahead<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], view: View<'_>) {
-    for (packet, meta) in packets.iter().zip(metas.iter()) {
-        if let Some(addresses) = address_pair(packet.data(), meta) {
-            view.tables.spd.prefetch(addresses);
+    if view.tables.spis.is_vast() {
+        for (packet, meta) in packets.iter().zip(metas.iter()) {
+            if let Some(addresses) = address_pair(packet.data(), meta) {
+                view.tables.spd.prefetch(addresses);
+            }
         }
     }
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
