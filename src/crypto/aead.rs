@@ -11,9 +11,13 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 #[cfg(target_arch = "x86_64")]
-use super::gcm::avx512::HasAvx512;
+use super::gcm;
 #[cfg(target_arch = "x86_64")]
-use super::gcm::avx512_jobs;
+use super::gcm::aesni::HasAesNi;
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx2::HasAvx2;
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx512::HasAvx512;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::key::{self, GcmKey};
 use super::portable::PortableKey;
@@ -180,8 +184,9 @@ const _: () = assert!(size_of::<AeadKey>() == 960);
 )]
 enum Expanded {
     Portable(Box<PortableKey>),
+    /// For one of our own kernels; the key knows which.
     #[cfg(target_arch = "x86_64")]
-    Avx512(HasAvx512, GcmKey),
+    Vector(GcmKey),
 }
 
 impl AeadKey {
@@ -198,10 +203,11 @@ impl AeadKey {
                 Expanded::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
             }
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => {
-                let has = HasAvx512::detect()?;
-                Expanded::Avx512(has, has.expand(&material.key))
-            }
+            Tier::AesNi => Expanded::Vector(HasAesNi::detect()?.expand(&material.key)),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => Expanded::Vector(HasAvx2::detect()?.expand(&material.key)),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => Expanded::Vector(HasAvx512::detect()?.expand(&material.key)),
         };
         Some(Self {
             expanded,
@@ -355,7 +361,7 @@ pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
         match &key.expanded {
             Expanded::Portable(key) => key.seal_run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Avx512(has, key) => avx512_jobs::run(*has, key, run),
+            Expanded::Vector(key) => gcm::seal_run(key, run),
         }
         rest = after;
         is_first = false;
@@ -371,7 +377,7 @@ pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
         match &key.expanded {
             Expanded::Portable(key) => key.open_run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Avx512(has, key) => avx512_jobs::run(*has, key, run),
+            Expanded::Vector(key) => gcm::open_run(key, run),
         }
         rest = after;
         is_first = false;
@@ -400,12 +406,11 @@ mod tests {
     fn key_that_is_asked_for_lies_where_the_sa_holds_it() {
         let material = KeyMaterial::new(Cipher::Aes128Gcm, Zeroizing::new(vec![7; 20]));
         let material = material.expect("key and salt");
-        let Some(key) = AeadKey::for_tier(&material, Tier::Avx512) else {
-            return;
-        };
-        let Expanded::Avx512(_, expanded) = &key.expanded else {
-            panic!("another tier");
-        };
-        assert!(ptr::addr_eq(ptr::from_ref(expanded), ptr::from_ref(&key)));
+        for tier in Tier::available() {
+            let key = AeadKey::for_tier(&material, tier).expect("an available tier");
+            if let Expanded::Vector(expanded) = &key.expanded {
+                assert!(ptr::addr_eq(ptr::from_ref(expanded), ptr::from_ref(&key)));
+            }
+        }
     }
 }

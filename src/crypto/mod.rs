@@ -1,6 +1,7 @@
 //! Authenticated encryption for ESP. Unsafe code will live in the vector kernels only; imports `ids`, nothing else.
 
 pub mod aead;
+#[cfg(target_arch = "x86_64")]
 mod gcm;
 mod portable;
 pub mod tier;

@@ -6,6 +6,10 @@ use std::fmt;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
+use super::gcm::aesni::HasAesNi;
+#[cfg(target_arch = "x86_64")]
+use super::gcm::avx2::HasAvx2;
+#[cfg(target_arch = "x86_64")]
 use super::gcm::avx512::HasAvx512;
 
 /// Environment variable that forces a tier, by its [`Tier::name`].
@@ -16,6 +20,12 @@ pub const TIER_VARIABLE: &str = "SIMPLON_AEAD_TIER";
 pub enum Tier {
     /// The `aes-gcm` crate: runs on every processor.
     Portable,
+    /// AES-NI with PCLMULQDQ, one block at a time in each register.
+    #[cfg(target_arch = "x86_64")]
+    AesNi,
+    /// AVX2 with VAES and VPCLMULQDQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// AVX-512 with VAES and VPCLMULQDQ.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -26,6 +36,10 @@ impl Tier {
     pub const ALL: &[Self] = &[
         Self::Portable,
         #[cfg(target_arch = "x86_64")]
+        Self::AesNi,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
         Self::Avx512,
     ];
 
@@ -33,6 +47,10 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi => "aesni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
         }
@@ -43,6 +61,10 @@ impl Tier {
         match self {
             Self::Portable => "the aes-gcm crate",
             #[cfg(target_arch = "x86_64")]
+            Self::AesNi => "AES-NI and PCLMULQDQ",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2, VAES and VPCLMULQDQ",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512, VAES and VPCLMULQDQ",
         }
     }
@@ -51,6 +73,10 @@ impl Tier {
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi => HasAesNi::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => HasAvx2::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => HasAvx512::detect().is_some(),
         }

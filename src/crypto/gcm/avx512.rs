@@ -19,6 +19,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
+use super::Kernels;
 use super::avx512_chunks::*;
 use super::key::{Block, GcmKey, POLY, POWERS};
 use crate::crypto::aead::{ICV_LEN, NONCE_LEN};
@@ -45,7 +46,7 @@ impl HasAvx512 {
     /// Expands `key`: 16, 24 or 32 bytes.
     pub(in crate::crypto) fn expand(self, key: &[u8]) -> GcmKey {
         // SAFETY: this proof includes AES-NI and PCLMULQDQ.
-        unsafe { GcmKey::new(key) }
+        unsafe { GcmKey::new(Kernels::Avx512(self), key) }
     }
 }
 

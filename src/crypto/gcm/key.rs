@@ -19,6 +19,8 @@ use std::arch::x86_64::{
 
 use zeroize::Zeroize;
 
+use super::Kernels;
+
 /// One AES block.
 pub(super) type Block = [u8; 16];
 
@@ -42,6 +44,8 @@ pub(in crate::crypto) struct GcmKey {
     pub(super) round_keys: [Block; MAX_ROUND_KEYS],
     /// How many of them count. Its spare values also tell this key from one of the portable tier.
     pub(super) rounds: Rounds,
+    /// Those that expanded it.
+    pub(super) kernels: Kernels,
 }
 
 /// Rounds of AES.
@@ -59,9 +63,9 @@ pub(super) enum Rounds {
 const _: () = assert!(size_of::<GcmKey>() == 896);
 
 impl GcmKey {
-    /// Expands `key`: 16, 24 or 32 bytes.
+    /// Expands `key`, 16, 24 or 32 bytes, for `kernels`.
     #[target_feature(enable = "aes,pclmulqdq,sse2")]
-    pub(in crate::crypto) fn new(key: &[u8]) -> Self {
+    pub(super) fn new(kernels: Kernels, key: &[u8]) -> Self {
         let mut this = Self {
             powers: [[0; 16]; ENTRIES],
             folded: [[0; 16]; ENTRIES],
@@ -71,6 +75,7 @@ impl GcmKey {
                 24 => Rounds::Twelve,
                 _ => Rounds::Fourteen,
             },
+            kernels,
         };
         this.expand_rounds(key);
         this.expand_powers();
