@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-aead bench-limit check-aead fuzz
+.PHONY: help setup run test test-tiers lint bench bench-aead bench-limit check-aead fuzz
 
 CARGO ?= cargo
 # Options of the demo or the benchmark, for instance: make run ARGS=--af-xdp, make bench ARGS='--repeat 9', make bench-aead ARGS=--quick
@@ -28,6 +28,9 @@ PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpd
             iputils-ping iperf3 tcpdump \
             python3-scapy python3-cryptography tshark
 
+# Tiers of AES-GCM. Tests that need one run in the best that the processor has, and those of packets in each.
+TIERS := portable aesni avx2 avx512
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -43,6 +46,20 @@ test: setup ## run every test
 	RUSTFLAGS='--cfg loom' $(CARGO) test --release --no-default-features --lib models --target-dir target/loom
 	@if [ '$(SIMPLON_SKIP_NETNS)' = 1 ]; then echo 'SIMPLON_SKIP_NETNS=1: leaving out the tests that need network namespaces.'; fi
 	$(CARGO) test $(RUN_AS_ROOT)
+	@$(MAKE) --no-print-directory test-tiers
+
+test-tiers: ## run the tests of packets in every tier of AES-GCM but the best
+	@default=$$($(CARGO) run -q --bin simplon -- --version); \
+	for tier in $(TIERS); do \
+	    version=$$(SIMPLON_AEAD_TIER=$$tier $(CARGO) run -q --bin simplon -- --version); \
+	    case $$version in \
+	        "$$default") ;; \
+	        *"AES-GCM $$tier)") \
+	            echo "Packets again, sealed and opened by AES-GCM's tier $$tier:"; \
+	            SIMPLON_AEAD_TIER=$$tier $(CARGO) test -q --lib --test golden --test headers --test hostile ;; \
+	        *) echo "AES-GCM's tier $$tier is not tested: this processor cannot run it." ;; \
+	    esac; \
+	done
 
 lint: setup ## check format, warnings and the import rule
 	$(CARGO) fmt --check
