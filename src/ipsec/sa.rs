@@ -59,27 +59,32 @@ pub struct OutboundParams<'a> {
 
 /// An SA that seals.
 ///
-/// What a packet needs of it, beside the key, is in its first two cache lines: the headers, which workers only read, and
-/// what is made of them with the numbers and counters, which they write.
+/// What a packet needs of it, beside the key, is in its first three cache lines: two that workers only read, and one with
+/// the numbers and counters, which they write. With all of it on two, two workers on one SA took each other's line away
+/// in the middle of a burst.
 #[repr(C, align(64))]
 pub struct OutboundSa {
     /// Headers of every packet, complete but for what changes from packet to packet; the last `shape.len` bytes of it.
     pub(super) template: [u8; TEMPLATE_LEN],
-    /// Sequence numbers; any worker takes from here.
-    pub seq: SeqAllocator,
-    hot: HotCounters,
     /// The key's salt, so that a nonce can be made before the key's own lines are there.
     pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
     /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
     pub(super) sum: u32,
     pub(super) shape: Shape,
+    /// Keeps what workers write off the lines that they read for each packet.
+    _apart: [u8; 50],
+    /// Sequence numbers; any worker takes from here.
+    pub seq: SeqAllocator,
+    hot: HotCounters,
     pub(super) key: AeadKey,
     cold: ColdCounters,
     identity: SaIdentity,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(OutboundSa, key) <= 128);
+const _: () = assert!(std::mem::offset_of!(OutboundSa, seq) == 128);
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(OutboundSa, key) == 192);
 
 /// What the headers of an outbound SA consist of, and what goes from the inner header into the outer one.
 #[derive(Clone, Copy)]
@@ -253,6 +258,7 @@ impl OutboundSa {
         let template = Template::new(params);
         Self {
             template: template.bytes,
+            _apart: [0; 50],
             seq: SeqAllocator::new(params.next_seq, params.sa.esn),
             hot: HotCounters::default(),
             salt: Zeroizing::new(params.sa.key.salt()),
@@ -281,7 +287,7 @@ impl OutboundSa {
     /// Asks for what a packet needs of it beside the key.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_lines(self, 2);
+        prefetch_lines(self, 3);
     }
 
     /// SPI, host byte order, as the template has it.
