@@ -68,11 +68,11 @@ def title(size):
     return "IMIX" if size == "imix" else f"{size} B"
 
 
-def policy(path, name, lan, wan, own, other, outbound, inbound, core):
+def policy(path, name, lan, wan, own, other, outbound, inbound, cores):
     text = f"""
 [gateway]
 name = "{name}"
-workers = [{core}]
+workers = {cores}
 state_dir = "{path}.state"
 control_socket = "{path}.sock"
 memory_mib = 512
@@ -171,13 +171,14 @@ class Bench:
         for key in ("0x1001", "0x1002"):
             subprocess.run([simplon, "genkey", "--cipher", "aes-128-gcm", f"{self.dir}/{key}.key"], check=True, stderr=subprocess.DEVNULL)
 
-    def start_simplon(self, lan, wan, east=False, stages=False):
+    def start_simplon(self, lan, wan, east=False, stages=False, cores=(1,)):
         self.run_id += 1
         name = f"bench{self.run_id}"
         path = f"{self.dir}/{name}.toml"
         own, other = (2, 1) if east else (1, 2)
         keys = ("0x1002", "0x1001") if east else ("0x1001", "0x1002")
-        policy(path, name, lan, wan, own, other, *keys, core=1)
+        cores = list(cores)
+        policy(path, name, lan, wan, own, other, *keys, cores=cores)
         subprocess.run([self.simplon, "state", "init", "--config", path], check=True, stderr=subprocess.DEVNULL)
         command = [self.simplon, "run", "--config", path] + (["--measure-stages"] if stages else [])
         log = open(f"{path}.log", "w")
@@ -281,8 +282,38 @@ class Bench:
             shutil.rmtree(f"/var/run/dpdk/{prefix}", ignore_errors=True)
 
 
+    def workers(self, cores):
+        """Packets a second, in millions, that so many workers seal with one SA: each has a queue of the same ports."""
+        loop = f"{self.dir}/in64.pcap"
+        if not os.path.exists(loop):
+            write_pcap(loop, 64, LOOP_PACKETS[64])
+        lan = "net_pcap0," + f"rx_pcap={loop}," * len(cores) + "infinite_rx=1"
+        process, _, path = self.start_simplon(lan, "net_null1,no-rx=1", cores=cores)
+        try:
+            time.sleep(1)
+            before, start = self.show(path, "workers")["workers"], time.monotonic()
+            time.sleep(self.seconds)
+            after, span = self.show(path, "workers")["workers"], time.monotonic() - start
+            if self.show(path, "drops")["totals"]["outbound"]["dropped"]:
+                raise RuntimeError("packets were dropped")
+        finally:
+            stop(process)
+        return sum(b["packets"] - a["packets"] for a, b in zip(before, after)) / span / 1e6
+
+
 def cell(values):
     return f"{statistics.median(values):.0f} ({min(values):.0f}–{max(values):.0f})"
+
+
+def scaling(bench, repeat):
+    try:
+        pairs = [(bench.workers([1]), bench.workers([0, 1])) for _ in range(repeat)]
+    finally:
+        shutil.rmtree(bench.dir, ignore_errors=True)
+    ratios = [two / one for one, two in pairs]
+    for name, values in (("one worker", [one for one, _ in pairs]), ("two workers", [two for _, two in pairs])):
+        print(f"{name}: {statistics.median(values):.2f} Mpps ({min(values):.2f}–{max(values):.2f})")
+    print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
 
 
 def main():
@@ -290,8 +321,12 @@ def main():
     parser.add_argument("--simplon", default="target/release/simplon")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--scaling", action="store_true", help="one worker and two on one SA, instead of the table")
     args = parser.parse_args()
     bench = Bench(os.path.abspath(args.simplon), args.seconds)
+    if args.scaling:
+        scaling(bench, args.repeat)
+        return
     results = {}
     try:
         for _ in range(args.repeat):
