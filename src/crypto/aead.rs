@@ -1,7 +1,7 @@
 //! The AEAD interface of the packet path: keys, and seal and open over a run of packets.
 //!
-//! A run is what one burst brings: each packet with its own key, nonce and length. The vector kernels to come fill the
-//! same interface; today every job is done by [`super::portable`].
+//! A run is what one burst brings: each packet with its own key, nonce and length. The jobs are done by the kernels of
+//! [`super::gcm`] or by [`super::portable`], as the [`super::tier`] of their keys says.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Authenticated encryption for ESP. Unsafe code will live in the vector kernels only; imports `ids`, nothing else.
+//! Authenticated encryption for ESP. Unsafe code is in the vector kernels of [`gcm`] only; imports `ids`, nothing else.
 
 pub mod aead;
 #[cfg(target_arch = "x86_64")]
