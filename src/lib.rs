@@ -17,7 +17,6 @@ pub mod ids;
 pub mod ipsec;
 pub mod meta;
 pub mod policy;
-mod prefetch;
 pub mod rcu;
 mod sync;
 pub mod wire;

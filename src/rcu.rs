@@ -5,6 +5,8 @@
 //! entered at that generation or later. A round in which nothing changed costs the reader one load. Readers never
 //! allocate, never free and never wait.
 //!
+//! Readers that look at much of what is published ask for it ahead, by [`prefetch`].
+//!
 //! This is the only unsafe code outside `dpdk` and `crypto`.
 
 use std::marker::PhantomData;
@@ -13,7 +15,6 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::prefetch::prefetch;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// A reader's slot before its first round and after its last: it holds nothing.
@@ -280,6 +281,42 @@ impl<T> Drop for Slots<T> {
 unsafe impl<T: Send + Sync> Send for Slots<T> {}
 // SAFETY: shared access hands out `&T` only (`T: Sync`); replacing needs the one `Writer` by `&mut`.
 unsafe impl<T: Send + Sync> Sync for Slots<T> {}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Asks for the first cache line of `value`: changes nothing but time. The packet path waits so for many lines at once
+/// instead of for one after another.
+#[inline(always)]
+pub(crate) fn prefetch<T: ?Sized>(value: &T) {
+    prefetch_line(ptr::from_ref(value).cast(), 0);
+}
+
+/// Asks for the first `lines` cache lines of `value`, no more than it has.
+#[inline(always)]
+pub(crate) fn prefetch_lines<T>(value: &T, lines: usize) {
+    let most = size_of::<T>().div_ceil(LINE);
+    for at in 0..lines.min(most) {
+        prefetch_line(ptr::from_ref(value).cast(), at);
+    }
+}
+
+/// Asks for the cache line `at` lines behind `start`, whatever is there.
+#[inline(always)]
+pub(crate) fn prefetch_line(start: *const u8, at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+        let address = start.wrapping_add(at.wrapping_mul(LINE)).cast();
+        // SAFETY: a prefetch is a hint that reads nothing and faults at no address; every x86-64 processor has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (start, at);
+    }
+}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

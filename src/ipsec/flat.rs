@@ -1,7 +1,7 @@
 //! A hash table that is built once and then only read: open addressing in one array, so that a key costs one cache line,
 //! which can be asked for ahead.
 
-use crate::prefetch::prefetch;
+use crate::rcu::prefetch;
 
 /// What can be looked up.
 pub trait FlatKey: Copy + Eq + Default {

@@ -8,7 +8,7 @@
 
 use crate::bits::low_32;
 use crate::drop::DropReason;
-use crate::prefetch::prefetch;
+use crate::rcu::prefetch;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Smallest window, in packets.

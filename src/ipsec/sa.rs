@@ -15,7 +15,7 @@ use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
 use crate::ipsec::seq::SeqAllocator;
-use crate::prefetch::prefetch_lines;
+use crate::rcu::prefetch_lines;
 use crate::wire::esp::EspHeader;
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;

@@ -12,7 +12,7 @@ use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
 use crate::policy::model::Side;
 use crate::policy::routes::Routes;
-use crate::prefetch::prefetch;
+use crate::rcu::prefetch;
 
 /// One published set of tables.
 pub struct Tables {

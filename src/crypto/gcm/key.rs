@@ -12,12 +12,14 @@
 //! `x^64 + x^63 + x^62 + x^57`, hence `F * x^-64 = swap(F) + F0 * 0xc2 << 56`.
 
 use std::arch::x86_64::{
-    __m128i, _MM_HINT_T0, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128,
-    _mm_cvtsi128_si32, _mm_loadu_si128, _mm_prefetch, _mm_set_epi64x, _mm_set1_epi32,
-    _mm_setzero_si128, _mm_shuffle_epi32, _mm_storeu_si128, _mm_xor_si128,
+    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_cvtsi128_si32,
+    _mm_loadu_si128, _mm_set_epi64x, _mm_set1_epi32, _mm_setzero_si128, _mm_shuffle_epi32,
+    _mm_storeu_si128, _mm_xor_si128,
 };
 
 use zeroize::Zeroize;
+
+use crate::rcu::prefetch_line;
 
 use super::Kernels;
 
@@ -141,16 +143,14 @@ impl GcmKey {
 /// where there is another kind of key.
 #[inline]
 pub(in crate::crypto) fn prefetch(key: *const GcmKey, text_len: usize) {
-    macro_rules! lines {
-        ($($line:literal)*) => {
-            // SAFETY: a prefetch reads nothing; SSE is part of x86-64.
-            $(unsafe { _mm_prefetch::<_MM_HINT_T0>(key.cast::<i8>().wrapping_add(64 * $line)) };)*
-        };
+    for line in [2, 3, 4, 7, 8, 9, 10, 11, 12, 13] {
+        prefetch_line(key.cast(), line);
     }
-    lines!(2 3 4 7 8 9 10 11 12 13);
     // Up to two vectors take the low powers only, which lie at the end of each table.
     if text_len > 128 {
-        lines!(0 1 5 6);
+        for line in [0, 1, 5, 6] {
+            prefetch_line(key.cast(), line);
+        }
     }
 }
 
