@@ -19,9 +19,10 @@ use super::gcm::avx2::HasAvx2;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::avx512::HasAvx512;
 #[cfg(target_arch = "x86_64")]
-use super::gcm::key::{self, GcmKey};
+use super::gcm::key::GcmKey;
 use super::portable::PortableKey;
 use super::tier::Tier;
+use crate::rcu::prefetch_line;
 
 /// Length of the integrity check value, in bytes (RFC 4106 section 6).
 pub const ICV_LEN: usize = 16;
@@ -166,16 +167,17 @@ impl KeyMaterial {
 }
 
 /// An expanded key, ready for packets. Zeroised when dropped, never printed.
-#[repr(C)]
+///
+/// Aligned so that what a short text wants of a `GcmKey` lies in five cache lines.
+#[repr(C, align(64))]
 pub struct AeadKey {
-    // First, so that `prefetch` knows where it is without a look.
-    expanded: Expanded,
     salt: Zeroizing<[u8; SALT_LEN]>,
+    // Where `prefetch` expects it, so that it need not look.
+    expanded: Expanded,
 }
 
-// Fifteen cache lines, of which packets of up to 112 bytes touch ten.
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<AeadKey>() == 960);
+const _: () = assert!(size_of::<AeadKey>() == 576);
 
 /// The key in the form that its tier wants.
 #[expect(
@@ -215,14 +217,20 @@ impl AeadKey {
         })
     }
 
-    /// Asks for what a text of `text_len` bytes will want of the key. Changes nothing but time. It may not look at the
-    /// key: the tiers' keys lie at the same place.
+    /// Asks for what a text of `text_len` bytes, ICV included, will want of the key. Changes nothing but time. It may not
+    /// look at the key: the tiers' keys lie at the same place.
     #[inline]
     fn prefetch(&self, text_len: usize) {
-        #[cfg(target_arch = "x86_64")]
-        key::prefetch(ptr::from_ref(self).cast(), text_len);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = text_len;
+        let start = ptr::from_ref(self).cast();
+        for line in 3..8 {
+            prefetch_line(start, line);
+        }
+        // Up to six blocks take the low powers only.
+        if text_len > 96 {
+            for line in 0..3 {
+                prefetch_line(start, line);
+            }
+        }
     }
 
     /// The nonce of the packet whose explicit IV is `iv` (RFC 4106 section 4).
@@ -328,74 +336,109 @@ pub struct OpenJob<'a> {
     pub authentic: bool,
 }
 
-/// How many jobs ahead a key is asked for.
-const AHEAD: usize = 6;
+/// One packet as the tiers see it.
+pub(super) struct Packet<'a> {
+    pub(super) nonce: &'a [u8; NONCE_LEN],
+    pub(super) aad: &'a Aad,
+    /// The text, and room for the ICV or the one received.
+    pub(super) text: &'a mut [u8],
+}
 
-/// Takes a run of jobs with equal keys off the front, and asks for keys that later jobs want.
-macro_rules! take_run {
-    ($jobs:expr, $is_first:expr) => {{
-        let jobs = $jobs;
-        let key = jobs.first()?.key;
-        let len = jobs
-            .iter()
-            .position(|job| !ptr::eq(job.key, key))
-            .unwrap_or(jobs.len());
-        if len < jobs.len() {
-            // A long run leaves time for the key behind it; short ones want those of some jobs ahead.
-            let ahead = if len < AHEAD { AHEAD } else { len };
-            let from = if $is_first { len } else { ahead };
-            for job in jobs.iter().take(ahead + 1).skip(from) {
-                job.key.prefetch(job.text.len());
+/// A job of either direction as the tiers see it.
+pub(super) trait Job<'a> {
+    /// Whether it is one to seal.
+    const SEAL: bool;
+
+    fn key(&self) -> &'a AeadKey;
+
+    /// Length of the text, ICV included.
+    fn len(&self) -> usize;
+
+    fn packet(&mut self) -> Packet<'_>;
+
+    /// Sets the verdict.
+    fn conclude(&mut self, done: bool);
+}
+
+macro_rules! job {
+    ($job:ident, SEAL: $seal:literal, $verdict:ident) => {
+        impl<'a> Job<'a> for $job<'a> {
+            const SEAL: bool = $seal;
+
+            #[inline]
+            fn key(&self) -> &'a AeadKey {
+                self.key
+            }
+
+            #[inline]
+            fn len(&self) -> usize {
+                self.text.len()
+            }
+
+            #[inline]
+            fn packet(&mut self) -> Packet<'_> {
+                Packet {
+                    nonce: &self.nonce,
+                    aad: &self.aad,
+                    text: self.text,
+                }
+            }
+
+            #[inline]
+            fn conclude(&mut self, done: bool) {
+                self.$verdict = done;
             }
         }
-        let (run, rest) = jobs.split_at_mut(len);
-        Some((key, run, rest))
-    }};
+    };
 }
+
+job!(SealJob, SEAL: true, sealed);
+job!(OpenJob, SEAL: false, authentic);
 
 /// Seals every job in place and sets its verdict. A text shorter than an ICV is left as it was, not sealed.
 pub fn seal_burst(jobs: &mut [SealJob<'_>]) {
-    let mut rest = jobs;
-    let mut is_first = true;
-    while let Some((key, run, after)) = take_seal_run(rest, is_first) {
-        match &key.expanded {
-            Expanded::Portable(key) => key.seal_run(run),
-            #[cfg(target_arch = "x86_64")]
-            Expanded::Vector(key) => gcm::seal_run(key, run),
-        }
-        rest = after;
-        is_first = false;
-    }
+    do_burst(jobs);
 }
 
 /// Opens every job in place and sets its verdict. The ICV is compared in constant time. A tier may decrypt before it
 /// knows; then it wipes what it decrypted if the ICV is wrong, before it returns.
 pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
+    do_burst(jobs);
+}
+
+/// How many jobs ahead a key is asked for.
+const AHEAD: usize = 6;
+
+/// Does jobs run by run of equal key, and asks for the keys that later jobs want.
+#[inline]
+fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
     let mut rest = jobs;
-    let mut is_first = true;
-    while let Some((key, run, after)) = take_open_run(rest, is_first) {
+    let mut asked = 0;
+    while let Some(first) = rest.first() {
+        let key = first.key();
+        // One pass for both, and one that ends early: it reads each length where a compiler that makes vectors of the
+        // lengths of many jobs would wait until all that was just written of them is in the cache.
+        let (mut len, mut longest) = (0, 0);
+        while let Some(job) = rest.get(len)
+            && ptr::eq(job.key(), key)
+        {
+            longest = job.len().max(longest);
+            len += 1;
+        }
+        // A long run leaves time for the key behind it; short ones want those of some jobs ahead.
+        let ahead = if len < AHEAD { AHEAD } else { len };
+        for job in rest.iter().take(ahead + 1).skip(asked.max(len)) {
+            job.key().prefetch(job.len());
+        }
+        asked = ahead;
+        let (run, after) = std::mem::take(&mut rest).split_at_mut(len);
         match &key.expanded {
-            Expanded::Portable(key) => key.open_run(run),
+            Expanded::Portable(key) => key.run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Vector(key) => gcm::open_run(key, run),
+            Expanded::Vector(key) => gcm::run(key, run, longest),
         }
         rest = after;
-        is_first = false;
     }
-}
-
-type SealRun<'r, 'a> = (&'a AeadKey, &'r mut [SealJob<'a>], &'r mut [SealJob<'a>]);
-
-#[inline]
-fn take_seal_run<'r, 'a>(jobs: &'r mut [SealJob<'a>], is_first: bool) -> Option<SealRun<'r, 'a>> {
-    take_run!(jobs, is_first)
-}
-
-type OpenRun<'r, 'a> = (&'a AeadKey, &'r mut [OpenJob<'a>], &'r mut [OpenJob<'a>]);
-
-#[inline]
-fn take_open_run<'r, 'a>(jobs: &'r mut [OpenJob<'a>], is_first: bool) -> Option<OpenRun<'r, 'a>> {
-    take_run!(jobs, is_first)
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -403,13 +446,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_that_is_asked_for_lies_where_the_sa_holds_it() {
+    fn what_a_short_text_wants_of_a_key_lies_where_it_is_asked_for() {
         let material = KeyMaterial::new(Cipher::Aes128Gcm, Zeroizing::new(vec![7; 20]));
         let material = material.expect("key and salt");
         for tier in Tier::available() {
             let key = AeadKey::for_tier(&material, tier).expect("an available tier");
             if let Expanded::Vector(expanded) = &key.expanded {
-                assert!(ptr::addr_eq(ptr::from_ref(expanded), ptr::from_ref(&key)));
+                let line = |at: usize| (at - ptr::from_ref(&key).addr()) / 64;
+                let wanted = expanded.wanted_by_six_blocks();
+                assert_eq!((line(wanted.start), line(wanted.end - 1)), (3, 7));
             }
         }
     }

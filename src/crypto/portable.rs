@@ -5,7 +5,7 @@ use aes_gcm::aes::Aes192;
 use aes_gcm::aes::cipher::consts::U12;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, AesGcm, KeyInit};
 
-use super::aead::{Cipher, ICV_LEN, NONCE_LEN, OpenJob, SealJob};
+use super::aead::{Cipher, ICV_LEN, Job, NONCE_LEN, Packet};
 
 /// Round keys and hash key; the crate zeroises them on drop.
 pub(super) enum PortableKey {
@@ -28,17 +28,16 @@ impl PortableKey {
         }
     }
 
-    /// Seals packets of this key.
-    pub(super) fn seal_run(&self, jobs: &mut [SealJob<'_>]) {
+    /// Seals or opens packets of this key.
+    pub(super) fn run<'a, J: Job<'a>>(&self, jobs: &mut [J]) {
         for job in jobs {
-            job.sealed = self.seal(&job.nonce, job.aad.as_slice(), job.text);
-        }
-    }
-
-    /// Opens packets of this key.
-    pub(super) fn open_run(&self, jobs: &mut [OpenJob<'_>]) {
-        for job in jobs {
-            job.authentic = self.open(&job.nonce, job.aad.as_slice(), job.text);
+            let Packet { nonce, aad, text } = job.packet();
+            let done = if J::SEAL {
+                self.seal(nonce, aad.as_slice(), text)
+            } else {
+                self.open(nonce, aad.as_slice(), text)
+            };
+            job.conclude(done);
         }
     }
 

@@ -3,9 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Kernels;
 use super::counters::Counter;
 use super::key::{Block, GcmKey};
+use super::{Kernels, REVERSED};
 
 /// Functions that use the features of which [`HasAvx2`] is the proof.
 macro_rules! kernel {
@@ -25,7 +25,7 @@ macro_rules! kernel {
 #[path = "narrow.rs"]
 mod narrow;
 
-pub(in crate::crypto) use narrow::{open_run, seal_run};
+pub(in crate::crypto) use narrow::run;
 
 /// Proof that this processor has what the kernels of this module use.
 #[derive(Clone, Copy)]
@@ -107,7 +107,7 @@ fn swap_halves(a: Vector) -> Vector {
 kernel! {
 /// The bytes of each block in reverse.
 fn reverse_bytes(a: Vector) -> Vector {
-    _mm256_shuffle_epi8(a, broadcast(&narrow::REVERSED))
+    _mm256_shuffle_epi8(a, broadcast(&REVERSED))
 }
 }
 
@@ -160,10 +160,10 @@ fn broadcast(block: &Block) -> Vector {
 }
 
 kernel! {
-/// The powers from `table[first]` on, one for each lane.
-fn load_powers(table: &[Block], first: usize) -> Vector {
-    // SAFETY: `first` is less than `POWERS`, beyond which the table has an entry; the load wants no alignment.
-    unsafe { _mm256_loadu_si256(table.as_ptr().wrapping_add(first).cast()) }
+/// The powers from `powers[first]` on, one for each lane.
+fn load_powers(key: &GcmKey, first: usize) -> Vector {
+    // SAFETY: `first` is less than `POWERS`, beyond which the key goes on; the load wants no alignment.
+    unsafe { _mm256_loadu_si256(key.powers_from(first).cast()) }
 }
 }
 

@@ -14,6 +14,13 @@ struct Table([Counter; NEAR]);
 /// The first is that of J0, counter 1.
 static TABLE: Table = Table(compute(0));
 
+/// The first counters.
+#[inline]
+pub(super) fn first<const N: usize>() -> &'static [Counter; N] {
+    const { assert!(N <= NEAR) };
+    TABLE.0.first_chunk().unwrap_or_else(|| unreachable!())
+}
+
 /// The counters of the blocks from `first` on, where the table has them.
 #[inline]
 pub(super) fn near<const N: usize>(first: usize) -> Option<&'static [Counter; N]> {

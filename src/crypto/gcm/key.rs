@@ -1,15 +1,19 @@
 //! An expanded AES-GCM key as the vector kernels want it: AES round keys and powers of the hash key.
 //!
 //! GHASH is done in the bit order of POLYVAL (RFC 8452 appendix A): blocks are byte-reversed, the hash key is
-//! multiplied by x once, and a product is `a * b * x^-128` modulo `x^128 + x^127 + x^126 + x^121 + 1`. With
-//! `D = H * x^-64` kept beside each power `H`, the product of a block `M = M1 * x^64 + M0` is
+//! multiplied by x once, and a product is `a * b * x^-128` modulo `x^128 + x^127 + x^126 + x^121 + 1`. Of a block
+//! `M = M1 * x^64 + M0` and a power `H = H1 * x^64 + H0` there are four products:
 //!
 //! ```text
-//! R = M1*H1 + M0*D1        F = M1*H0 + M0*D0        M * H = R + F * x^-64
+//! M * H * x^-128 = M1*H1 + (M1*H0 + M0*H1) * x^-64 + M0*H0 * x^-128
 //! ```
 //!
-//! so any number of products is summed in two accumulators, and one more multiplication reduces the sum: `x^-64` is
-//! `x^64 + x^63 + x^62 + x^57`, hence `F * x^-64 = swap(F) + F0 * 0xc2 << 56`.
+//! so any number of blocks is summed in three accumulators, high, middle and low, and two more multiplications reduce
+//! the sum to `high + (middle + low * x^-64) * x^-64`: `x^-64` is `x^64 + x^63 + x^62 + x^57`, hence
+//! `a * x^-64 = swap(a) + a0 * 0xc2 << 56`.
+//!
+//! Where many blocks are multiplied by one power, `D = H * x^-64` is made once, and `M0*D1` goes to the high sum and
+//! `M0*D0` to the middle one: the same number of products, and nothing in the low sum.
 
 use std::arch::x86_64::{
     __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_cvtsi128_si32,
@@ -17,9 +21,9 @@ use std::arch::x86_64::{
     _mm_storeu_si128, _mm_xor_si128,
 };
 
-use zeroize::Zeroize;
+use std::ptr;
 
-use crate::rcu::prefetch_line;
+use zeroize::Zeroize;
 
 use super::Kernels;
 
@@ -28,26 +32,27 @@ pub(super) type Block = [u8; 16];
 
 /// Highest power of the hash key: sixteen blocks of a step and the length block.
 pub(super) const POWERS: usize = 17;
-/// Entries of a table of powers. A load of four powers may begin at the last: what follows stays zero.
-const ENTRIES: usize = POWERS + 3;
 /// Round keys of AES-256; the shorter keys use fewer.
 const MAX_ROUND_KEYS: usize = 15;
 /// The reduction's constant, x^63 + x^62 + x^57.
 pub(super) const POLY: u64 = 0xc2 << 56;
 
-/// Round keys and powers of the hash key, of one SA: 896 bytes, fourteen cache lines. Zeroised when dropped.
-#[repr(C, align(64))]
+/// Round keys and powers of the hash key, of one SA. Zeroised when dropped.
+///
+/// Low powers, what the key is, and round keys lie side by side: in this order a text of up to 80 bytes wants 288 bytes of
+/// an AES-128 key.
+#[repr(C, align(16))]
 pub(in crate::crypto) struct GcmKey {
-    /// H^17 down to H^1, each 16 bytes, then zero.
-    pub(super) powers: [Block; ENTRIES],
-    /// H^17 * x^-64 down to H^1 * x^-64, then zero.
-    pub(super) folded: [Block; ENTRIES],
-    /// Round keys in order of use; one more than `rounds` count.
-    pub(super) round_keys: [Block; MAX_ROUND_KEYS],
-    /// How many of them count. Its spare values also tell this key from one of the portable tier.
+    /// H^17 down to H^1, each 16 bytes. Loads of several powers may begin at the last, and what they read of the fields
+    /// that follow is multiplied by zero.
+    pub(super) powers: [Block; POWERS],
+    /// How many round keys count, less one. Its spare values also tell this key from one of the portable tier.
     pub(super) rounds: Rounds,
     /// Those that expanded it.
     pub(super) kernels: Kernels,
+    _initialised: [u8; 14],
+    /// Round keys in order of use.
+    pub(super) round_keys: [Block; MAX_ROUND_KEYS],
 }
 
 /// Rounds of AES.
@@ -62,22 +67,34 @@ pub(super) enum Rounds {
     Fourteen = 14,
 }
 
-const _: () = assert!(size_of::<GcmKey>() == 896);
+const _: () = assert!(size_of::<GcmKey>() == 528);
 
 impl GcmKey {
+    /// Where the powers from `powers[first]` on are, as far as the key reaches.
+    #[inline]
+    pub(super) fn powers_from(&self, first: usize) -> *const Block {
+        ptr::from_ref(self).cast::<Block>().wrapping_add(first)
+    }
+
+    /// The addresses of what five blocks of text and the length block want of an AES-128 key.
+    #[cfg(test)]
+    pub(in crate::crypto) fn wanted_by_six_blocks(&self) -> std::ops::Range<usize> {
+        self.powers[POWERS - 6..].as_ptr().addr()..self.round_keys[11..].as_ptr().addr()
+    }
+
     /// Expands `key`, 16, 24 or 32 bytes, for `kernels`.
     #[target_feature(enable = "aes,pclmulqdq,sse2")]
     pub(super) fn new(kernels: Kernels, key: &[u8]) -> Self {
         let mut this = Self {
-            powers: [[0; 16]; ENTRIES],
-            folded: [[0; 16]; ENTRIES],
-            round_keys: [[0; 16]; MAX_ROUND_KEYS],
+            powers: [[0; 16]; POWERS],
             rounds: match key.len() {
                 16 => Rounds::Ten,
                 24 => Rounds::Twelve,
                 _ => Rounds::Fourteen,
             },
             kernels,
+            _initialised: [0; 14],
+            round_keys: [[0; 16]; MAX_ROUND_KEYS],
         };
         this.expand_rounds(key);
         this.expand_powers();
@@ -117,8 +134,7 @@ impl GcmKey {
         hash_key.zeroize();
         let mut power = first;
         for at in (0..POWERS).rev() {
-            store(&mut self.powers[at], power);
-            store(&mut self.folded[at], fold(power));
+            store_block(&mut self.powers[at], power);
             power = multiply(power, first);
         }
     }
@@ -126,38 +142,22 @@ impl GcmKey {
     /// The hash key: the zero block, encrypted.
     #[target_feature(enable = "aes,sse2")]
     fn encrypt_zero(&self) -> Block {
-        let mut state = load(&self.round_keys[0]);
+        let mut state = load_block(&self.round_keys[0]);
         for key in &self.round_keys[1..self.rounds as usize] {
-            state = _mm_aesenc_si128(state, load(key));
+            state = _mm_aesenc_si128(state, load_block(key));
         }
         let mut out = [0; 16];
-        store(
+        store_block(
             &mut out,
-            _mm_aesenclast_si128(state, load(&self.round_keys[self.rounds as usize])),
+            _mm_aesenclast_si128(state, load_block(&self.round_keys[self.rounds as usize])),
         );
         out
-    }
-}
-
-/// Asks for what a text of `text_len` bytes will want of the key at `key`. Changes nothing but time, so it does no harm
-/// where there is another kind of key.
-#[inline]
-pub(in crate::crypto) fn prefetch(key: *const GcmKey, text_len: usize) {
-    for line in [2, 3, 4, 7, 8, 9, 10, 11, 12, 13] {
-        prefetch_line(key.cast(), line);
-    }
-    // Up to two vectors take the low powers only, which lie at the end of each table.
-    if text_len > 128 {
-        for line in [0, 1, 5, 6] {
-            prefetch_line(key.cast(), line);
-        }
     }
 }
 
 impl Drop for GcmKey {
     fn drop(&mut self) {
         self.powers.zeroize();
-        self.folded.zeroize();
         self.round_keys.zeroize();
     }
 }
@@ -175,7 +175,7 @@ fn double(block: Block) -> __m128i {
     let value = u128::from_le_bytes(block);
     let carry = 0u128.wrapping_sub(value >> 127);
     let reduced = value << 1 ^ carry & (u128::from(POLY) << 64 | 1);
-    load(&reduced.to_le_bytes())
+    load_block(&reduced.to_le_bytes())
 }
 
 /// `a * x^-64`.
@@ -189,26 +189,26 @@ fn fold(a: __m128i) -> __m128i {
 /// `a * b * x^-128`.
 #[target_feature(enable = "pclmulqdq,sse2")]
 fn multiply(a: __m128i, b: __m128i) -> __m128i {
-    let folded = fold(b);
-    let high = _mm_xor_si128(
-        _mm_clmulepi64_si128::<0x11>(a, b),
-        _mm_clmulepi64_si128::<0x10>(a, folded),
-    );
-    let low = _mm_xor_si128(
+    let middle = _mm_xor_si128(
         _mm_clmulepi64_si128::<0x01>(a, b),
-        _mm_clmulepi64_si128::<0x00>(a, folded),
+        _mm_clmulepi64_si128::<0x10>(a, b),
     );
-    _mm_xor_si128(high, fold(low))
+    let middle = _mm_xor_si128(middle, fold(_mm_clmulepi64_si128::<0x00>(a, b)));
+    _mm_xor_si128(_mm_clmulepi64_si128::<0x11>(a, b), fold(middle))
 }
 
+/// Loads a block.
 #[target_feature(enable = "sse2")]
-fn load(block: &Block) -> __m128i {
+#[inline]
+pub(super) fn load_block(block: &Block) -> __m128i {
     // SAFETY: 16 bytes are borrowed, and the load wants no alignment.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
 }
 
+/// Stores a block.
 #[target_feature(enable = "sse2")]
-fn store(block: &mut Block, value: __m128i) {
+#[inline]
+pub(super) fn store_block(block: &mut Block, value: __m128i) {
     // SAFETY: 16 bytes are borrowed for writing, and the store wants no alignment.
     unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), value) }
 }

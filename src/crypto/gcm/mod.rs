@@ -5,14 +5,16 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 mod avx512_chunks;
 mod avx512_jobs;
+mod avx512_long;
+mod avx512_short;
 mod counters;
 pub(super) mod key;
 
 use self::aesni::HasAesNi;
 use self::avx2::HasAvx2;
 use self::avx512::HasAvx512;
-use self::key::GcmKey;
-use super::aead::{OpenJob, SealJob};
+use self::key::{Block, GcmKey};
+use super::aead::Job;
 
 /// The kernels that a key is for, with the proof that this processor can run them.
 #[derive(Clone, Copy)]
@@ -22,20 +24,21 @@ enum Kernels {
     Avx512(HasAvx512),
 }
 
-/// Seals packets of one key.
-pub(super) fn seal_run(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
+/// Seals or opens packets of one key, the longest text of which has `longest` bytes, ICV included.
+pub(super) fn run<'a, J: Job<'a>>(key: &GcmKey, jobs: &mut [J], longest: usize) {
     match key.kernels {
-        Kernels::AesNi(has) => aesni::seal_run(has, key, jobs),
-        Kernels::Avx2(has) => avx2::seal_run(has, key, jobs),
-        Kernels::Avx512(has) => avx512_jobs::run(has, key, jobs),
+        Kernels::AesNi(has) => aesni::run(has, key, jobs),
+        Kernels::Avx2(has) => avx2::run(has, key, jobs),
+        Kernels::Avx512(has) => avx512_jobs::run(has, key, jobs, longest),
     }
 }
 
-/// Opens packets of one key.
-pub(super) fn open_run(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
-    match key.kernels {
-        Kernels::AesNi(has) => aesni::open_run(has, key, jobs),
-        Kernels::Avx2(has) => avx2::open_run(has, key, jobs),
-        Kernels::Avx512(has) => avx512_jobs::run(has, key, jobs),
-    }
+/// Shuffles the bytes of a block into reverse.
+const REVERSED: Block = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+
+/// Nobody may see what was decrypted from a packet that is not authentic.
+#[cold]
+#[inline(never)]
+fn wipe(text: &mut [u8]) {
+    text.fill(0);
 }

@@ -21,9 +21,10 @@ use std::arch::x86_64::*;
 use std::ptr;
 
 use super::super::counters::{self, Counter};
-use super::super::key::{Block, GcmKey, POLY, POWERS, Rounds};
+use super::super::key::{GcmKey, POLY, POWERS, Rounds, load_block, store_block};
+use super::super::{REVERSED, wipe};
 use super::*;
-use crate::crypto::aead::{Aad, ICV_LEN, NONCE_LEN, OpenJob, SealJob};
+use crate::crypto::aead::{ICV_LEN, Job, NONCE_LEN, Packet};
 
 /// Bytes of a vector.
 const WIDTH: usize = 16 * LANES;
@@ -31,9 +32,6 @@ const WIDTH: usize = 16 * LANES;
 const FULL: usize = 8;
 /// Blocks of a full group.
 const BLOCKS: usize = FULL * LANES;
-
-/// Reverses the bytes of a block.
-pub(super) const REVERSED: Block = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
 
 /// A window over the middle keeps as many bytes as it has of the first half.
 pub(super) static KEEP: [u8; 64] = {
@@ -50,14 +48,6 @@ const _: () = assert!(
     BLOCKS < POWERS,
     "a full group and the length block have powers"
 );
-
-/// One packet.
-struct Packet<'a> {
-    nonce: &'a [u8; NONCE_LEN],
-    aad: &'a Aad,
-    // INVARIANT: at least `ICV_LEN` bytes.
-    text: &'a mut [u8],
-}
 
 /// Where a packet stands.
 #[derive(Clone, Copy)]
@@ -85,6 +75,7 @@ impl Cursor {
 #[derive(Clone, Copy)]
 struct Sums {
     high: Vector,
+    middle: Vector,
     low: Vector,
 }
 
@@ -107,23 +98,30 @@ fn in_place(key: &GcmKey) -> &GcmKey {
 
 kernel! {
 fn no_sums() -> Sums {
-    Sums { high: zero(), low: zero() }
+    Sums { high: zero(), middle: zero(), low: zero() }
 }
 }
 
 kernel! {
-fn multiply_add(sums: &mut Sums, blocks: Vector, power: Vector, folded: Vector) {
-    let high = xor(multiply::<0x11>(blocks, power), multiply::<0x10>(blocks, folded));
-    let low = xor(multiply::<0x01>(blocks, power), multiply::<0x00>(blocks, folded));
-    sums.high = xor(sums.high, high);
-    sums.low = xor(sums.low, low);
+fn multiply_add(sums: &mut Sums, blocks: Vector, power: Vector) {
+    let middle = xor(multiply::<0x01>(blocks, power), multiply::<0x10>(blocks, power));
+    sums.high = xor(sums.high, multiply::<0x11>(blocks, power));
+    sums.middle = xor(sums.middle, middle);
+    sums.low = xor(sums.low, multiply::<0x00>(blocks, power));
 }
 }
 
 kernel! {
 fn reduce(sums: Sums) -> Vector {
-    let poly = broadcast_half(POLY.cast_signed());
-    xor(xor(sums.high, swap_halves(sums.low)), multiply::<0x00>(sums.low, poly))
+    let middle = xor(sums.middle, fold(sums.low));
+    xor(sums.high, fold(middle))
+}
+}
+
+kernel! {
+/// `a * x^-64`.
+fn fold(a: Vector) -> Vector {
+    xor(swap_halves(a), multiply::<0x00>(a, broadcast_half(POLY.cast_signed())))
 }
 }
 
@@ -216,7 +214,7 @@ kernel! {
 /// One vector of a Horner step, `vectors` before where the step ends.
 fn step_vector(key: &GcmKey, sums: &mut Sums, blocks: Vector, vectors: usize) {
     let at = POWERS - LANES * vectors;
-    multiply_add(sums, blocks, broadcast(&key.powers[at]), broadcast(&key.folded[at]));
+    multiply_add(sums, blocks, broadcast(&key.powers[at]));
 }
 }
 
@@ -228,11 +226,11 @@ fn finish<const G: usize>(key: &GcmKey, blocks: &[Vector; G], lanes: usize, pack
     let mut sums = no_sums();
     let last = POWERS - 1;
     let lengths = first_lane(_mm_set_epi64x(aad_bits, text_bits));
-    multiply_add(&mut sums, lengths, load_powers(&key.powers, last), load_powers(&key.folded, last));
+    multiply_add(&mut sums, lengths, load_powers(key, last));
     let first = last - LANES * (G - 1) - lanes;
     for i in 0..G {
         let at = first + LANES * i;
-        multiply_add(&mut sums, blocks[i], load_powers(&key.powers, at), load_powers(&key.folded, at));
+        multiply_add(&mut sums, blocks[i], load_powers(key, at));
     }
     reverse_block(add_lanes(reduce(sums)))
 }
@@ -411,89 +409,61 @@ fn crypt_long<const ROUNDS: usize, const SEAL: bool>(key: &GcmKey, packet: &mut 
 }
 }
 
-/// What one call of a kernel does with its packets.
-macro_rules! entry {
-    ($(#[$doc:meta])* $name:ident, $run:ident, $job:ident) => {
-        $(#[$doc])*
-        pub(in crate::crypto) fn $name(_: Proof, key: &GcmKey, jobs: &mut [$job<'_>]) {
-            match key.rounds {
-                // SAFETY: the proof is made only where the processor has every feature that the kernels name.
-                Rounds::Ten => unsafe { $run::<10>(key, jobs) },
-                // SAFETY: as above.
-                Rounds::Twelve => unsafe { $run::<12>(key, jobs) },
-                // SAFETY: as above.
-                Rounds::Fourteen => unsafe { $run::<14>(key, jobs) },
-            }
-        }
-    };
-}
-
-entry! {
-    /// Seals packets of one key.
-    seal_run, seal_rounds, SealJob
-}
-entry! {
-    /// Opens packets of one key.
-    open_run, open_rounds, OpenJob
+/// Seals or opens packets of one key.
+pub(in crate::crypto) fn run<'a, J: Job<'a>>(_: Proof, key: &GcmKey, jobs: &mut [J]) {
+    match key.rounds {
+        // SAFETY: the proof is made only where the processor has every feature that the kernels name.
+        Rounds::Ten => unsafe { run_rounds::<J, 10>(key, jobs) },
+        // SAFETY: as above.
+        Rounds::Twelve => unsafe { run_rounds::<J, 12>(key, jobs) },
+        // SAFETY: as above.
+        Rounds::Fourteen => unsafe { run_rounds::<J, 14>(key, jobs) },
+    }
 }
 
 kernel! {
-fn seal_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [SealJob<'_>]) {
+fn run_rounds<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J]) {
     for job in jobs {
-        job.sealed = job.text.len() >= ICV_LEN;
-        if !job.sealed {
-            continue;
-        }
-        let mut packet = Packet { nonce: &job.nonce, aad: &job.aad, text: job.text };
-        let icv = crypt::<ROUNDS, true>(key, &mut packet);
-        if let Some(place) = packet.text.last_chunk_mut() {
-            store_block(place, icv);
-        }
+        let mut packet = job.packet();
+        let done = if J::SEAL {
+            seal::<ROUNDS>(key, &mut packet)
+        } else {
+            open::<ROUNDS>(key, &mut packet)
+        };
+        job.conclude(done);
     }
 }
 }
 
 kernel! {
-fn open_rounds<const ROUNDS: usize>(key: &GcmKey, jobs: &mut [OpenJob<'_>]) {
-    for job in jobs {
-        job.authentic = false;
-        let Some(received) = job.text.last_chunk() else {
-            continue;
-        };
-        let received = load_block(received);
-        let mut packet = Packet { nonce: &job.nonce, aad: &job.aad, text: job.text };
-        let icv = crypt::<ROUNDS, false>(key, &mut packet);
-        let difference = _mm_xor_si128(icv, received);
-        job.authentic = _mm_testz_si128(difference, difference) == 1;
-        let Some((text, place)) = packet.text.split_last_chunk_mut() else {
-            continue;
-        };
+fn seal<const ROUNDS: usize>(key: &GcmKey, packet: &mut Packet<'_>) -> bool {
+    if packet.text.len() < ICV_LEN {
+        return false;
+    }
+    let icv = crypt::<ROUNDS, true>(key, packet);
+    if let Some(place) = packet.text.last_chunk_mut() {
+        store_block(place, icv);
+    }
+    true
+}
+}
+
+kernel! {
+fn open<const ROUNDS: usize>(key: &GcmKey, packet: &mut Packet<'_>) -> bool {
+    let Some(received) = packet.text.last_chunk() else {
+        return false;
+    };
+    let received = load_block(received);
+    let icv = crypt::<ROUNDS, false>(key, packet);
+    let difference = _mm_xor_si128(icv, received);
+    let authentic = _mm_testz_si128(difference, difference) == 1;
+    if let Some((text, place)) = packet.text.split_last_chunk_mut() {
         store_block(place, received);
-        if !job.authentic {
+        if !authentic {
             wipe(text);
         }
     }
-}
-}
-
-/// Nobody may see what was decrypted from a packet that is not authentic.
-#[cold]
-#[inline(never)]
-fn wipe(text: &mut [u8]) {
-    text.fill(0);
-}
-
-kernel! {
-fn load_block(block: &Block) -> __m128i {
-    // SAFETY: 16 bytes are borrowed, and the load wants no alignment.
-    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
-}
-}
-
-kernel! {
-fn store_block(block: &mut Block, value: __m128i) {
-    // SAFETY: 16 bytes are borrowed for writing, and the store wants no alignment.
-    unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), value) }
+    authentic
 }
 }
 
