@@ -93,11 +93,23 @@ impl<K: FlatKey, V: Copy + Default> FlatMap<K, V> {
     }
 
     /// The value of `key`.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: K) -> Option<V> {
-        let start = self.home(key);
-        for offset in 0..self.entries.len() {
-            let entry = self.entries.get(start.wrapping_add(offset) & self.mask())?;
+        let home = self.home(key);
+        let entry = self.entries.get(home)?;
+        if entry.key == key {
+            // Where nobody is at home, no key is anywhere.
+            return entry.value;
+        }
+        entry.value?;
+        self.get_beyond(home, key)
+    }
+
+    /// As [`Self::get`], when another key is at home.
+    #[inline(never)]
+    fn get_beyond(&self, home: usize, key: K) -> Option<V> {
+        for offset in 1..self.entries.len() {
+            let entry = self.entries.get(home.wrapping_add(offset) & self.mask())?;
             let value = entry.value?;
             if entry.key == key {
                 return Some(value);

@@ -130,12 +130,17 @@ impl Spd {
     }
 
     /// What is done with a packet that has these addresses.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, addresses: AddressPair) -> SpdAction {
         match addresses {
             AddressPair::V4(source, destination) => find(&self.v4, source, destination),
-            AddressPair::V6(source, destination) => find(&self.v6, source, destination),
+            AddressPair::V6(source, destination) => self.lookup_v6(source, destination),
         }
+    }
+
+    #[inline(never)]
+    fn lookup_v6(&self, source: u128, destination: u128) -> SpdAction {
+        find(&self.v6, source, destination)
     }
 }
 
@@ -152,21 +157,21 @@ where
     }
 }
 
-#[inline]
+#[inline(always)]
 fn find<A: Address>(tuples: &[Tuple<A>], source: A, destination: A) -> SpdAction
 where
     (A, A): FlatKey,
 {
-    tuples
-        .iter()
-        .find_map(|tuple| {
-            let key = (
-                source & tuple.source_mask,
-                destination & tuple.destination_mask,
-            );
-            tuple.actions.get(key)
-        })
-        .unwrap_or(SpdAction::Discard)
+    for tuple in tuples {
+        let key = (
+            source & tuple.source_mask,
+            destination & tuple.destination_mask,
+        );
+        if let Some(action) = tuple.actions.get(key) {
+            return action;
+        }
+    }
+    SpdAction::Discard
 }
 
 #[cfg(test)]
