@@ -416,12 +416,13 @@ fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
     let mut asked = 0;
     while let Some(first) = rest.first() {
         let key = first.key();
-        // One pass for both, and one that ends early: it reads each length where a compiler that makes vectors of the
+        // One pass for all of it, and one that ends early: it reads each length where a compiler that makes vectors of the
         // lengths of many jobs would wait until all that was just written of them is in the cache.
-        let (mut len, mut longest) = (0, 0);
+        let (mut len, mut shortest, mut longest) = (0, usize::MAX, 0);
         while let Some(job) = rest.get(len)
             && ptr::eq(job.key(), key)
         {
+            shortest = job.len().min(shortest);
             longest = job.len().max(longest);
             len += 1;
         }
@@ -435,7 +436,7 @@ fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
         match &key.expanded {
             Expanded::Portable(key) => key.run(run),
             #[cfg(target_arch = "x86_64")]
-            Expanded::Vector(key) => gcm::run(key, run, longest),
+            Expanded::Vector(key) => gcm::run(key, run, shortest..=longest),
         }
         rest = after;
     }

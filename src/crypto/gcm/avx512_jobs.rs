@@ -1,10 +1,13 @@
 //! Runs of jobs with one key, for the kernels of [`super::avx512`].
 //!
-//! A run is cut where short texts and long ones meet. Each piece is a loop of its own that is compiled by itself, so that
-//! round keys stay in registers from packet to packet and what long texts keep there is no burden to the short ones.
+//! Each class of texts has a loop of its own that is compiled by itself, so that round keys stay in registers from packet
+//! to packet and what long texts keep there is no burden to the short ones. A run of several classes is sorted first.
 
 use std::arch::x86_64::{__m128i, _mm_setzero_si128, _mm_testz_si128, _mm_xor_si128};
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
+
+use arrayvec::ArrayVec;
 
 use super::avx512::{HasAvx512, Run, begin_run, kernel};
 use super::avx512_long::{COLD, FAR, HOT, Hot, ROWS, crypt_long, heat};
@@ -16,11 +19,19 @@ use crate::crypto::aead::{ICV_LEN, Job, Packet};
 /// Packets of one key from which on it pays to prepare what they share.
 const HOT_RUN: usize = 4;
 
+/// Jobs that are looked at together.
+const SORTED: usize = 64;
+
 /// Which loop a text goes through.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// Up to four vectors, or no text at all: no room for an ICV.
-    Short,
+    /// No text at all: no room for an ICV.
+    Refused,
+    /// One vector.
+    One,
+    Two,
+    Three,
+    Four,
     /// Five to eight vectors: no chunks between both ends.
     Middle,
     /// Nine vectors and more.
@@ -30,71 +41,134 @@ enum Class {
 }
 
 impl Class {
+    const ALL: [Self; 8] = [
+        Self::Refused,
+        Self::One,
+        Self::Two,
+        Self::Three,
+        Self::Four,
+        Self::Middle,
+        Self::Long,
+        Self::Far,
+    ];
+
     /// The class of a text of `len` bytes, ICV included: as many bytes as its vectors hold.
     #[inline]
     fn of(len: usize) -> Self {
-        if len <= 256 {
-            Self::Short
-        } else if len <= 512 {
-            Self::Middle
-        } else if len <= 64 * ROWS {
-            Self::Long
-        } else {
-            Self::Far
+        match len.div_ceil(64) {
+            _ if len < ICV_LEN => Self::Refused,
+            ..=1 => Self::One,
+            2 => Self::Two,
+            3 => Self::Three,
+            4 => Self::Four,
+            5..=8 => Self::Middle,
+            9..=ROWS => Self::Long,
+            _ => Self::Far,
         }
+    }
+
+    /// Whether four packets of this class go in step.
+    fn goes_in_step(self) -> bool {
+        (Self::One as usize..=MOST_IN_STEP).contains(&(self as usize))
     }
 }
 
-/// Seals or opens packets of one key, the longest text of which has `longest` bytes, ICV included.
-pub(super) fn run<'a, J: Job<'a>>(_: HasAvx512, key: &GcmKey, jobs: &mut [J], longest: usize) {
+/// Seals or opens packets of one key, whose texts have `lens` bytes, ICV included.
+pub(super) fn run<'a, J: Job<'a>>(
+    _: HasAvx512,
+    key: &GcmKey,
+    jobs: &mut [J],
+    lens: RangeInclusive<usize>,
+) {
     match key.rounds {
         // SAFETY: `HasAvx512` is made only where the processor has every feature that the kernels name.
-        Rounds::Ten => unsafe { run_rounds::<J, 10>(key, jobs, longest) },
+        Rounds::Ten => unsafe { run_rounds::<J, 10>(key, jobs, lens) },
         // SAFETY: as above.
-        Rounds::Twelve => unsafe { run_rounds::<J, 12>(key, jobs, longest) },
+        Rounds::Twelve => unsafe { run_rounds::<J, 12>(key, jobs, lens) },
         // SAFETY: as above.
-        Rounds::Fourteen => unsafe { run_rounds::<J, 14>(key, jobs, longest) },
+        Rounds::Fourteen => unsafe { run_rounds::<J, 14>(key, jobs, lens) },
     }
 }
 
 kernel! {
-fn run_rounds<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J], longest: usize) {
-    if Class::of(longest) == Class::Short {
-        return short_run::<J, ROUNDS>(key, jobs);
+fn run_rounds<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J], lens: RangeInclusive<usize>) {
+    if let [job] = jobs {
+        let class = Class::of(*lens.end());
+        return run_class::<J, ROUNDS>(key, None, &mut [job], class);
     }
+    run_many::<J, ROUNDS>(key, jobs, lens);
+}
+}
+
+kernel! { never inline:
+fn run_many<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J], lens: RangeInclusive<usize>) {
+    let (least, most) = (Class::of(*lens.start()), Class::of(*lens.end()));
     let mut room = MaybeUninit::uninit();
-    let hot = (jobs.len() >= HOT_RUN).then(|| heat(key, longest, &mut room));
-    for piece in jobs.chunk_by_mut(|a, b| Class::of(a.len()) == Class::of(b.len())) {
-        let class = piece.first().map_or(Class::Short, |job| Class::of(job.len()));
-        match class {
-            Class::Short => short_run::<J, ROUNDS>(key, piece),
-            // SAFETY: the run is hot up to its longest text, or as far as the first two of these classes go.
-            Class::Middle if hot.is_some() => unsafe { long_run::<J, ROUNDS, HOT, false>(key, hot, piece) },
-            // SAFETY: as above.
-            Class::Long if hot.is_some() => unsafe { long_run::<J, ROUNDS, HOT, true>(key, hot, piece) },
-            // SAFETY: as above.
-            Class::Middle => unsafe { long_run::<J, ROUNDS, COLD, false>(key, None, piece) },
-            // SAFETY: as above.
-            Class::Long => unsafe { long_run::<J, ROUNDS, COLD, true>(key, None, piece) },
-            // SAFETY: as above.
-            Class::Far => unsafe { long_run::<J, ROUNDS, FAR, true>(key, None, piece) },
+    let is_hot = jobs.len() >= HOT_RUN && most as usize > Class::Four as usize;
+    let hot = is_hot.then(|| heat(key, *lens.end(), &mut room));
+    for jobs in jobs.chunks_mut(SORTED) {
+        if least == most {
+            // Not collected: what is collected is then copied.
+            let mut all = ArrayVec::<&mut J, SORTED>::new();
+            for job in jobs {
+                let _ = all.try_push(job);
+            }
+            run_class::<J, ROUNDS>(key, hot, &mut all, most);
+        } else {
+            sort::<J, ROUNDS>(key, hot, jobs);
         }
-    }
-}
-}
-
-kernel! {
-fn short_run<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J]) {
-    if jobs.len() < 4 {
-        few_short::<J, ROUNDS>(key, jobs);
-    } else {
-        many_short::<J, ROUNDS>(key, jobs);
     }
 }
 }
 
 kernel! { never inline:
-fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J]) {
+/// Does up to `SORTED` jobs class by class. `hot` reaches for the longest text of them, or of class `Long`.
+fn sort<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, hot: Option<&Hot>, jobs: &mut [J]) {
+    let mut classes: [ArrayVec<&mut J, SORTED>; Class::ALL.len()] = Default::default();
+    for job in jobs {
+        // There is room for all of them in each.
+        let _ = classes[Class::of(job.len()) as usize].try_push(job);
+    }
+    for (class, jobs) in Class::ALL.into_iter().zip(&mut classes) {
+        if !jobs.is_empty() {
+            run_class::<J, ROUNDS>(key, hot, jobs, class);
+        }
+    }
+}
+}
+
+kernel! {
+/// Does jobs of one class. `hot` reaches for the longest text of them, or of class `Long`.
+fn run_class<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, hot: Option<&Hot>, jobs: &mut [&mut J], class: Class) {
+    match class {
+        Class::Refused => jobs.iter_mut().for_each(|job| job.conclude(false)),
+        Class::One | Class::Two | Class::Three | Class::Four => {
+            let fours = if class.goes_in_step() { jobs.len() & !3 } else { 0 };
+            let (fours, others) = jobs.split_at_mut(fours);
+            if !fours.is_empty() {
+                fours_short::<J, ROUNDS>(key, fours, class as usize);
+            }
+            if !others.is_empty() {
+                few_short::<J, ROUNDS>(key, others);
+            }
+        }
+        // SAFETY: the caller's promise, and the class.
+        Class::Middle if hot.is_some() => unsafe { long_run::<J, ROUNDS, HOT, false>(key, hot, jobs) },
+        // SAFETY: as above.
+        Class::Long if hot.is_some() => unsafe { long_run::<J, ROUNDS, HOT, true>(key, hot, jobs) },
+        // SAFETY: as above.
+        Class::Middle => unsafe { long_run::<J, ROUNDS, COLD, false>(key, None, jobs) },
+        // SAFETY: as above.
+        Class::Long => unsafe { long_run::<J, ROUNDS, COLD, true>(key, None, jobs) },
+        // SAFETY: as above.
+        Class::Far => unsafe { long_run::<J, ROUNDS, FAR, true>(key, None, jobs) },
+    }
+}
+}
+
+kernel! { never inline:
+/// Texts of up to four vectors, one by one.
+fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J]) {
     let run = &begin_run::<ROUNDS>(key);
     for job in jobs {
         one_short::<J, ROUNDS>(run, job);
@@ -103,30 +177,18 @@ fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J]) 
 }
 
 kernel! { never inline:
-fn many_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [J]) {
+/// Texts of `vectors` vectors, four at a time; those that are left over when there are not four are not for this.
+fn fours_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J], vectors: usize) {
     let run = &begin_run::<ROUNDS>(key);
-    let mut rest = jobs;
-    while let Some(first) = rest.first() {
-        let vectors = first.len().div_ceil(64);
-        let together = if are_four_alike(rest, vectors) {
-            4
-        } else {
-            let alone = |job: &&J| job.len() > 64 * MOST_IN_STEP;
-            rest.iter().take_while(alone).count().max(1)
-        };
-        let (now, after) = mem::take(&mut rest).split_at_mut(together);
-        rest = after;
-        if vectors <= MOST_IN_STEP && let [a, b, c, d] = now {
-            four_short::<J, ROUNDS>(run, [a, b, c, d], vectors);
-        } else {
-            few_short::<J, ROUNDS>(key, now);
-        }
+    let (fours, _) = jobs.as_chunks_mut();
+    for four in fours {
+        four_short::<J, ROUNDS>(run, four, vectors);
     }
 }
 }
 
 kernel! {
-fn four_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, mut jobs: [&mut J; 4], vectors: usize) {
+fn four_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, jobs: &mut [&mut J; 4], vectors: usize) {
     let mut packets = jobs.each_mut().map(|job| job.packet());
     let received = packets.each_ref().map(|packet| received::<J>(packet));
     let icvs = if J::SEAL {
@@ -134,17 +196,14 @@ fn four_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, mut jobs: [&mu
     } else {
         crypt_four::<ROUNDS, false>(run, &mut packets, vectors)
     };
-    for ((job, icv), received) in jobs.into_iter().zip(icvs).zip(received) {
-        settle(job, icv, received);
+    for ((job, icv), received) in jobs.iter_mut().zip(icvs).zip(received) {
+        settle::<J>(job, icv, received);
     }
 }
 }
 
 kernel! {
 fn one_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, job: &mut J) {
-    if job.len() < ICV_LEN {
-        return job.conclude(false);
-    }
     let mut packet = job.packet();
     let received = received::<J>(&packet);
     let icv = if J::SEAL {
@@ -152,16 +211,8 @@ fn one_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, job: &mut J) {
     } else {
         crypt_one::<ROUNDS, false>(run, &mut packet)
     };
-    settle(job, icv, received);
+    settle::<J>(job, icv, received);
 }
-}
-
-/// Whether the first four jobs have texts of `vectors` vectors, and go in step.
-#[inline]
-fn are_four_alike<'a, J: Job<'a>>(jobs: &[J], vectors: usize) -> bool {
-    let fits = |job: &J| job.len() >= ICV_LEN && job.len().div_ceil(64) == vectors;
-    vectors <= MOST_IN_STEP
-        && matches!(jobs, [a, b, c, d, ..] if fits(a) && fits(b) && fits(c) && fits(d))
 }
 
 kernel! { never inline:
@@ -172,7 +223,7 @@ kernel! { never inline:
 unsafe fn long_run<'a, J: Job<'a>, const ROUNDS: usize, const WAY: u8, const CHUNKED: bool>(
     key: &GcmKey,
     hot: Option<&Hot>,
-    jobs: &mut [J],
+    jobs: &mut [&mut J],
 ) {
     let run = &begin_run::<ROUNDS>(key);
     for job in jobs {
@@ -185,7 +236,7 @@ unsafe fn long_run<'a, J: Job<'a>, const ROUNDS: usize, const WAY: u8, const CHU
             // SAFETY: the caller's promise.
             unsafe { crypt_long::<ROUNDS, false, WAY, CHUNKED>(run, hot, &mut packet) }
         };
-        settle(job, icv, received);
+        settle::<J>(job, icv, received);
     }
 }
 }

@@ -10,6 +10,8 @@ mod avx512_short;
 mod counters;
 pub(super) mod key;
 
+use std::ops::RangeInclusive;
+
 use self::aesni::HasAesNi;
 use self::avx2::HasAvx2;
 use self::avx512::HasAvx512;
@@ -24,12 +26,12 @@ enum Kernels {
     Avx512(HasAvx512),
 }
 
-/// Seals or opens packets of one key, the longest text of which has `longest` bytes, ICV included.
-pub(super) fn run<'a, J: Job<'a>>(key: &GcmKey, jobs: &mut [J], longest: usize) {
+/// Seals or opens packets of one key, whose texts have `lens` bytes, ICV included.
+pub(super) fn run<'a, J: Job<'a>>(key: &GcmKey, jobs: &mut [J], lens: RangeInclusive<usize>) {
     match key.kernels {
         Kernels::AesNi(has) => aesni::run(has, key, jobs),
         Kernels::Avx2(has) => avx2::run(has, key, jobs),
-        Kernels::Avx512(has) => avx512_jobs::run(has, key, jobs, longest),
+        Kernels::Avx512(has) => avx512_jobs::run(has, key, jobs, lens),
     }
 }
 
