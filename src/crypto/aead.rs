@@ -172,6 +172,8 @@ impl KeyMaterial {
 #[repr(C, align(64))]
 pub struct AeadKey {
     salt: Zeroizing<[u8; SALT_LEN]>,
+    // So that the powers that a short text begins with begin a cache line.
+    _apart: [u8; 28],
     // Where `prefetch` expects it, so that it need not look.
     expanded: Expanded,
 }
@@ -214,22 +216,36 @@ impl AeadKey {
         Some(Self {
             expanded,
             salt: material.salt.clone(),
+            _apart: [0; 28],
         })
     }
 
     /// Asks for what a text of `text_len` bytes, ICV included, will want of the key. Changes nothing but time. It may not
-    /// look at the key: the tiers' keys lie at the same place.
+    /// look at the key: the tiers' keys lie at the same place, and `is_long` is a guess.
     #[inline]
-    fn prefetch(&self, text_len: usize) {
+    fn prefetch(&self, text_len: usize, is_long: bool) {
         let start = ptr::from_ref(self).cast();
         for line in 3..8 {
             prefetch_line(start, line);
         }
-        // Up to six blocks take the low powers only.
+        if is_long {
+            prefetch_line(start, 8);
+        }
+        // The AAD, up to five blocks and the lengths take the low powers only.
         if text_len > 96 {
             for line in 0..3 {
                 prefetch_line(start, line);
             }
+        }
+    }
+
+    /// Whether its last round keys lie beyond those of AES-128.
+    #[inline]
+    fn is_long(&self) -> bool {
+        match &self.expanded {
+            Expanded::Portable(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Expanded::Vector(key) => key.is_long(),
         }
     }
 
@@ -429,7 +445,8 @@ fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
         // A long run leaves time for the key behind it; short ones want those of some jobs ahead.
         let ahead = if len < AHEAD { AHEAD } else { len };
         for job in rest.iter().take(ahead + 1).skip(asked.max(len)) {
-            job.key().prefetch(job.len());
+            // The keys of one gateway are mostly of one cipher.
+            job.key().prefetch(job.len(), key.is_long());
         }
         asked = ahead;
         let (run, after) = std::mem::take(&mut rest).split_at_mut(len);
@@ -454,7 +471,7 @@ mod tests {
             let key = AeadKey::for_tier(&material, tier).expect("an available tier");
             if let Expanded::Vector(expanded) = &key.expanded {
                 let line = |at: usize| (at - ptr::from_ref(&key).addr()) / 64;
-                let wanted = expanded.wanted_by_six_blocks();
+                let wanted = expanded.wanted_by_five_blocks();
                 assert_eq!((line(wanted.start), line(wanted.end - 1)), (3, 7));
             }
         }

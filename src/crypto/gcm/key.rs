@@ -39,7 +39,7 @@ pub(super) const POLY: u64 = 0xc2 << 56;
 
 /// Round keys and powers of the hash key, of one SA. Zeroised when dropped.
 ///
-/// Low powers, what the key is, and round keys lie side by side: in this order a text of up to 80 bytes wants 288 bytes of
+/// Low powers, what the key is, and round keys lie side by side: in this order a text of up to 80 bytes wants 304 bytes of
 /// an AES-128 key.
 #[repr(C, align(16))]
 pub(in crate::crypto) struct GcmKey {
@@ -76,10 +76,16 @@ impl GcmKey {
         ptr::from_ref(self).cast::<Block>().wrapping_add(first)
     }
 
-    /// The addresses of what five blocks of text and the length block want of an AES-128 key.
+    /// Whether there are more round keys than those of AES-128.
+    #[inline]
+    pub(in crate::crypto) fn is_long(&self) -> bool {
+        self.rounds != Rounds::Ten
+    }
+
+    /// The addresses of what the AAD, five blocks of text and their lengths want of an AES-128 key.
     #[cfg(test)]
-    pub(in crate::crypto) fn wanted_by_six_blocks(&self) -> std::ops::Range<usize> {
-        self.powers[POWERS - 6..].as_ptr().addr()..self.round_keys[11..].as_ptr().addr()
+    pub(in crate::crypto) fn wanted_by_five_blocks(&self) -> std::ops::Range<usize> {
+        self.powers[POWERS - 7..].as_ptr().addr()..self.round_keys[11..].as_ptr().addr()
     }
 
     /// Expands `key`, 16, 24 or 32 bytes, for `kernels`.
