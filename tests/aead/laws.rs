@@ -37,6 +37,22 @@ fn every_length_seals_as_the_reference_and_opens_again() {
 }
 
 #[test]
+fn every_length_in_a_run_of_one_sa() {
+    // 9,728 bytes, ICV included, is where a kernel's tables of counters may end.
+    let lengths: Vec<_> = (0..=2048).chain(8970..=9030).chain(9500..=9750).collect();
+    for cipher in Cipher::ALL {
+        for run in lengths.chunks(8) {
+            let message = |&len: &usize| Message::new(cipher, 0, true, len);
+            check(&run.iter().map(message).collect::<Vec<_>>());
+            // Each by itself too, so that no other length decides what the run prepares.
+            for len in run.iter().filter(|len| *len % 16 == 0) {
+                check(&[len; 5].map(message));
+            }
+        }
+    }
+}
+
+#[test]
 fn every_alignment_of_the_text_gives_the_same() {
     for (at, cipher) in Cipher::ALL.into_iter().enumerate() {
         let message = |len| Message::new(cipher, 0, (len + at) % 2 == 0, len);

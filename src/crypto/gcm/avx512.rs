@@ -259,9 +259,9 @@ pub(super) fn hash_of(run: &Run<'_>, lanes: __m512i) -> __m128i {
 }
 
 kernel! {
-/// The counters of vector `vector` of these.
-pub(super) fn load_row(rows: &[Counter; 16], vector: usize) -> __m512i {
-    // SAFETY: there are counters for four vectors, and the load wants no alignment.
-    unsafe { _mm512_loadu_si512(rows.as_ptr().wrapping_add(4 * (vector % 4)).cast()) }
+/// The counters of one vector.
+pub(super) fn load_row(row: &[Counter; 4]) -> __m512i {
+    // SAFETY: 64 bytes are borrowed, and the load wants no alignment.
+    unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }
 }
 }

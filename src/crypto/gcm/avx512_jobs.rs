@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use arrayvec::ArrayVec;
 
-use super::avx512::{HasAvx512, Run, begin_run, kernel};
+use super::avx512::{HasAvx512, begin_run, kernel};
 use super::avx512_long::{COLD, FAR, HOT, Hot, ROWS, crypt_long, heat};
 use super::avx512_short::{MOST_IN_STEP, crypt_four, crypt_one};
 use super::key::{GcmKey, Rounds, load_block, store_block};
@@ -65,11 +65,6 @@ impl Class {
             9..=ROWS => Self::Long,
             _ => Self::Far,
         }
-    }
-
-    /// Whether four packets of this class go in step.
-    fn goes_in_step(self) -> bool {
-        (Self::One as usize..=MOST_IN_STEP).contains(&(self as usize))
     }
 }
 
@@ -143,13 +138,16 @@ fn run_class<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, hot: Option<&Hot
     match class {
         Class::Refused => jobs.iter_mut().for_each(|job| job.conclude(false)),
         Class::One | Class::Two | Class::Three | Class::Four => {
-            let fours = if class.goes_in_step() { jobs.len() & !3 } else { 0 };
+            let vectors = class as usize;
+            let fours = if vectors <= MOST_IN_STEP { jobs.len() & !3 } else { 0 };
             let (fours, others) = jobs.split_at_mut(fours);
             if !fours.is_empty() {
-                fours_short::<J, ROUNDS>(key, fours, class as usize);
+                // SAFETY: the class is what the texts have vectors, and there are no more than go in step.
+                unsafe { fours_short::<J, ROUNDS>(key, fours, vectors) };
             }
             if !others.is_empty() {
-                few_short::<J, ROUNDS>(key, others);
+                // SAFETY: the class.
+                unsafe { few_short::<J, ROUNDS>(key, others) };
             }
         }
         // SAFETY: the caller's promise, and the class.
@@ -167,51 +165,50 @@ fn run_class<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, hot: Option<&Hot
 }
 
 kernel! { never inline:
-/// Texts of up to four vectors, one by one.
-fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J]) {
+/// Short texts, one by one.
+///
+/// # Safety
+/// As for [`crypt_one`].
+unsafe fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J]) {
     let run = &begin_run::<ROUNDS>(key);
     for job in jobs {
-        one_short::<J, ROUNDS>(run, job);
-    }
-}
-}
-
-kernel! { never inline:
-/// Texts of `vectors` vectors, four at a time; those that are left over when there are not four are not for this.
-fn fours_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J], vectors: usize) {
-    let run = &begin_run::<ROUNDS>(key);
-    let (fours, _) = jobs.as_chunks_mut();
-    for four in fours {
-        four_short::<J, ROUNDS>(run, four, vectors);
-    }
-}
-}
-
-kernel! {
-fn four_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, jobs: &mut [&mut J; 4], vectors: usize) {
-    let mut packets = jobs.each_mut().map(|job| job.packet());
-    let received = packets.each_ref().map(|packet| received::<J>(packet));
-    let icvs = if J::SEAL {
-        crypt_four::<ROUNDS, true>(run, &mut packets, vectors)
-    } else {
-        crypt_four::<ROUNDS, false>(run, &mut packets, vectors)
-    };
-    for ((job, icv), received) in jobs.iter_mut().zip(icvs).zip(received) {
+        let mut packet = job.packet();
+        let received = received::<J>(&packet);
+        let icv = if J::SEAL {
+            // SAFETY: the caller's promise.
+            unsafe { crypt_one::<ROUNDS, true>(run, &mut packet) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { crypt_one::<ROUNDS, false>(run, &mut packet) }
+        };
         settle::<J>(job, icv, received);
     }
 }
 }
 
-kernel! {
-fn one_short<'a, J: Job<'a>, const ROUNDS: usize>(run: &Run<'_>, job: &mut J) {
-    let mut packet = job.packet();
-    let received = received::<J>(&packet);
-    let icv = if J::SEAL {
-        crypt_one::<ROUNDS, true>(run, &mut packet)
-    } else {
-        crypt_one::<ROUNDS, false>(run, &mut packet)
-    };
-    settle::<J>(job, icv, received);
+kernel! { never inline:
+/// Texts of `vectors` vectors, four at a time; what is left over when there are not four is not for this.
+///
+/// # Safety
+/// As for [`crypt_four`].
+unsafe fn fours_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J], vectors: usize) {
+    let run = &begin_run::<ROUNDS>(key);
+    let (fours, _) = jobs.as_chunks_mut();
+    for four in fours {
+        let four: &mut [&mut J; 4] = four;
+        let mut packets = four.each_mut().map(|job| job.packet());
+        let received = packets.each_ref().map(|packet| received::<J>(packet));
+        let icvs = if J::SEAL {
+            // SAFETY: the caller's promise.
+            unsafe { crypt_four::<ROUNDS, true>(run, &mut packets, vectors) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { crypt_four::<ROUNDS, false>(run, &mut packets, vectors) }
+        };
+        for ((job, icv), received) in four.iter_mut().zip(icvs).zip(received) {
+            settle::<J>(job, icv, received);
+        }
+    }
 }
 }
 

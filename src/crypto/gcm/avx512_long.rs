@@ -40,9 +40,9 @@ pub(super) fn heat<'h>(key: &GcmKey, longest: usize, room: &'h mut MaybeUninit<H
     let at = room.as_mut_ptr();
     let zero = _mm512_setzero_si512();
     let nothing = _mm512_aesenc_epi128(run.round_keys[0], zero);
-    for row in 0..Shape::new(longest).vectors.min(ROWS) {
-        let Some(counters) = counters::near(4 * row) else { break };
-        let state = _mm512_aesenc_epi128(_mm512_xor_si512(run.round_keys[0], load_row(counters, 0)), zero);
+    let (rows, _) = counters::first::<{ 4 * ROWS }>().as_chunks();
+    for (row, counters) in rows.iter().take(Shape::new(longest).vectors).enumerate() {
+        let state = _mm512_aesenc_epi128(_mm512_xor_si512(run.round_keys[0], load_row(counters)), zero);
         let change = _mm512_xor_si512(state, nothing);
         // SAFETY: within the room, which is borrowed for writing.
         let to = unsafe { &raw mut (*at).rows[row] };
@@ -115,7 +115,7 @@ fn start<const WAY: u8, const G: usize>(cursor: &Cursor<'_>) -> [__m512i; G] {
 
 kernel! {
 /// `G` vectors through AES, in place. Returns what GHASH takes, and the first vector as AES left it.
-/// `FIRST`: the group begins the packet. `LAST`: it ends it.
+/// `FIRST`: the group begins the packet, and the AAD is still to be added to what GHASH takes. `LAST`: it ends it.
 fn group<const ROUNDS: usize, const SEAL: bool, const WAY: u8, const G: usize, const FIRST: bool, const LAST: bool>(
     run: &Run<'_>,
     cursor: &mut Cursor<'_>,
@@ -296,12 +296,11 @@ fn long<const ROUNDS: usize, const SEAL: bool, const WAY: u8, const CHUNKED: boo
     let aad = _mm_shuffle_epi8(load_block(packet.aad.block()), _mm512_castsi512_si128(run.swap));
     first[0] = _mm512_xor_si512(first[0], _mm512_zextsi128_si512(aad));
     let count = (cursor.shape.vectors - G) / 4 - 1;
-    if WAY == FAR {
-        let hash = far_chunks::<ROUNDS, SEAL>(run, cursor, step(run, None, &first), count);
-        return _mm_xor_si128(end::<ROUNDS, SEAL, WAY>(run, cursor, hash, packet), mask);
-    }
-    if !CHUNKED {
-        let hash = step(run, cursor.powers, &first);
+    if WAY == FAR || !CHUNKED {
+        let mut hash = step(run, cursor.powers, &first);
+        if WAY == FAR {
+            hash = far_chunks::<ROUNDS, SEAL>(run, cursor, hash, count);
+        }
         return _mm_xor_si128(end::<ROUNDS, SEAL, WAY>(run, cursor, hash, packet), mask);
     }
     let made;

@@ -8,6 +8,7 @@
     reason = "loops over a constant number of vectors, which the compiler unrolls into registers"
 )]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx512::*;
@@ -19,14 +20,24 @@ use crate::crypto::aead::Packet;
 pub(super) const MOST_IN_STEP: usize = 3;
 
 kernel! {
-/// Seals or opens a text of up to four vectors in place, all but the ICV, which it returns as it should be.
-pub(super) fn crypt_one<const ROUNDS: usize, const SEAL: bool>(run: &Run<'_>, packet: &mut Packet<'_>) -> __m128i {
+/// Seals or opens a text in place, all but the ICV, which it returns as it should be.
+///
+/// # Safety
+/// The text is one to four vectors long.
+pub(super) unsafe fn crypt_one<const ROUNDS: usize, const SEAL: bool>(
+    run: &Run<'_>,
+    packet: &mut Packet<'_>,
+) -> __m128i {
     let packets = std::array::from_mut(packet);
     let ([mut sums], [first]) = match Shape::new(packets[0].text.len()).vectors {
-        1 => in_step::<ROUNDS, SEAL, 1, 1, 1>(run, packets),
-        2 => in_step::<ROUNDS, SEAL, 1, 2, 2>(run, packets),
-        3 => in_step::<ROUNDS, SEAL, 1, 3, 3>(run, packets),
-        _ => in_step::<ROUNDS, SEAL, 1, 4, 4>(run, packets),
+        // SAFETY: so many vectors it has.
+        1 => unsafe { in_step::<ROUNDS, SEAL, 1, 1, 1>(run, packets) },
+        // SAFETY: as above.
+        2 => unsafe { in_step::<ROUNDS, SEAL, 1, 2, 2>(run, packets) },
+        // SAFETY: as above.
+        3 => unsafe { in_step::<ROUNDS, SEAL, 1, 3, 3>(run, packets) },
+        // SAFETY: there are no more than four, which the caller promises.
+        _ => unsafe { in_step::<ROUNDS, SEAL, 1, 4, 4>(run, packets) },
     };
     multiply_add(&mut sums, length_block(packet), powers_from(run.key, POWERS - 1));
     _mm_xor_si128(hash_of(run, reduce(sums, run.poly)), first)
@@ -34,16 +45,22 @@ pub(super) fn crypt_one<const ROUNDS: usize, const SEAL: bool>(run: &Run<'_>, pa
 }
 
 kernel! {
-/// As [`crypt_one`] for four texts of `vectors` vectors each, up to [`MOST_IN_STEP`].
-pub(super) fn crypt_four<const ROUNDS: usize, const SEAL: bool>(
+/// As [`crypt_one`] for four texts.
+///
+/// # Safety
+/// Each of them is `vectors` vectors long, and that is [`MOST_IN_STEP`] at most.
+pub(super) unsafe fn crypt_four<const ROUNDS: usize, const SEAL: bool>(
     run: &Run<'_>,
     packets: &mut [Packet<'_>; 4],
     vectors: usize,
 ) -> [__m128i; 4] {
     let (sums, [a, b, c, d]) = match vectors {
-        1 => in_step::<ROUNDS, SEAL, 4, 1, 4>(run, packets),
-        2 => in_step::<ROUNDS, SEAL, 4, 2, 8>(run, packets),
-        _ => in_step::<ROUNDS, SEAL, 4, 3, 12>(run, packets),
+        // SAFETY: so many vectors each has, which the caller promises.
+        1 => unsafe { in_step::<ROUNDS, SEAL, 4, 1, 4>(run, packets) },
+        // SAFETY: as above.
+        2 => unsafe { in_step::<ROUNDS, SEAL, 4, 2, 8>(run, packets) },
+        // SAFETY: as above, and there are no more than three.
+        _ => unsafe { in_step::<ROUNDS, SEAL, 4, 3, 12>(run, packets) },
     };
     let mut all = Sums {
         high: sum_lanes([sums[0].high, sums[1].high, sums[2].high, sums[3].high]),
@@ -77,7 +94,10 @@ fn sum_lanes([a, b, c, d]: [__m512i; 4]) -> __m512i {
 kernel! {
 /// `N` packets, one or four, of `G` vectors each; `M` is `N * G`. Returns the sums of GHASH but for the length block, and
 /// the masks of the ICVs.
-fn in_step<const ROUNDS: usize, const SEAL: bool, const N: usize, const G: usize, const M: usize>(
+///
+/// # Safety
+/// Each text is `G` vectors long.
+unsafe fn in_step<const ROUNDS: usize, const SEAL: bool, const N: usize, const G: usize, const M: usize>(
     run: &Run<'_>,
     packets: &mut [Packet<'_>; N],
 ) -> ([Sums; N], [__m128i; N]) {
@@ -91,11 +111,12 @@ fn in_step<const ROUNDS: usize, const SEAL: bool, const N: usize, const G: usize
         last[n] = mask_of_last(shape) & if G == 1 { TEXT_OF_FIRST } else { !0 };
         powers[n] = opaque(shape.first_power(G));
         let base = base(run, packet.nonce);
+        let (rows, _) = counters::first::<16>().as_chunks();
         for i in 0..G {
             let at = packet.text.as_ptr().wrapping_sub(16).wrapping_add(64 * i);
-            // SAFETY: the mask leaves bytes of the text only, which the packet borrows.
+            // SAFETY: the text has `G` vectors, and the mask leaves bytes of it only, which the packet borrows.
             data[n * G + i] = unsafe { load(at, mask::<G>(i, last[n])) };
-            state[n * G + i] = _mm512_xor_si512(base, load_row(counters::first(), i));
+            state[n * G + i] = _mm512_xor_si512(base, load_row(&rows[i]));
         }
     }
     for round in 1..ROUNDS {
@@ -143,9 +164,7 @@ fn in_step<const ROUNDS: usize, const SEAL: bool, const N: usize, const G: usize
 #[inline(always)]
 fn opaque(mut number: usize) -> usize {
     // SAFETY: no instruction.
-    unsafe {
-        std::arch::asm!("/* {} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("/* {} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
     number
 }
 
