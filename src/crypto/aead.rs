@@ -448,7 +448,8 @@ fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
             // The keys of one gateway are mostly of one cipher.
             job.key().prefetch(job.len(), key.is_long());
         }
-        asked = ahead;
+        // Counted from where the rest begins.
+        asked = (ahead + 1).saturating_sub(len);
         let (run, after) = std::mem::take(&mut rest).split_at_mut(len);
         match &key.expanded {
             Expanded::Portable(key) => key.run(run),

@@ -29,39 +29,23 @@ pub(super) struct Chunks<'a> {
 }
 
 /// One AES round of four vectors.
+#[rustfmt::skip]
 macro_rules! round {
     ($key:literal) => {
         concat!(
-            "vaesenc zmm0, zmm0, zmm",
-            $key,
-            "\n",
-            "vaesenc zmm1, zmm1, zmm",
-            $key,
-            "\n",
-            "vaesenc zmm2, zmm2, zmm",
-            $key,
-            "\n",
-            "vaesenc zmm3, zmm3, zmm",
-            $key,
-            "\n",
+            "vaesenc zmm0, zmm0, zmm", $key, "\n",
+            "vaesenc zmm1, zmm1, zmm", $key, "\n",
+            "vaesenc zmm2, zmm2, zmm", $key, "\n",
+            "vaesenc zmm3, zmm3, zmm", $key, "\n",
         )
     };
 }
 
 /// Block `zmm$block` times a power: the halves that `$halves` says, to `zmm$to`.
+#[rustfmt::skip]
 macro_rules! times {
     ($to:literal, $block:literal, $power:literal, $halves:literal) => {
-        concat!(
-            "vpclmulqdq zmm",
-            $to,
-            ", zmm",
-            $block,
-            ", ",
-            $power,
-            ", ",
-            $halves,
-            "\n"
-        )
+        concat!("vpclmulqdq zmm", $to, ", zmm", $block, ", ", $power, ", ", $halves, "\n")
     };
 }
 
@@ -72,57 +56,22 @@ macro_rules! add {
     };
 }
 
-/// The last round of one vector of text, in place.
+/// The last round of one vector of text, in place; `masked` by k1.
+#[rustfmt::skip]
 macro_rules! last_round {
     ($state:literal, $text:literal, $key:literal, $at:literal) => {
         concat!(
-            "vpxorq zmm",
-            $text,
-            ", zmm",
-            $key,
-            ", ",
-            $at,
-            "\n",
-            "vaesenclast zmm",
-            $state,
-            ", zmm",
-            $state,
-            ", zmm",
-            $text,
-            "\n",
-            "vmovdqu64 ",
-            $at,
-            ", zmm",
-            $state,
-            "\n",
+            "vpxorq zmm", $text, ", zmm", $key, ", ", $at, "\n",
+            "vaesenclast zmm", $state, ", zmm", $state, ", zmm", $text, "\n",
+            "vmovdqu64 ", $at, ", zmm", $state, "\n",
         )
     };
     ($state:literal, $text:literal, $key:literal, $at:literal, masked) => {
         concat!(
-            "vmovdqu8 zmm",
-            $text,
-            "{{k1}}{{z}}, ",
-            $at,
-            "\n",
-            "vpxorq zmm",
-            $text,
-            ", zmm",
-            $text,
-            ", zmm",
-            $key,
-            "\n",
-            "vaesenclast zmm",
-            $state,
-            ", zmm",
-            $state,
-            ", zmm",
-            $text,
-            "\n",
-            "vmovdqu8 ",
-            $at,
-            "{{k1}}, zmm",
-            $state,
-            "\n",
+            "vmovdqu8 zmm", $text, "{{k1}}{{z}}, ", $at, "\n",
+            "vpxorq zmm", $text, ", zmm", $text, ", zmm", $key, "\n",
+            "vaesenclast zmm", $state, ", zmm", $state, ", zmm", $text, "\n",
+            "vmovdqu8 ", $at, "{{k1}}, zmm", $state, "\n",
         )
     };
 }

@@ -20,7 +20,6 @@ use std::arch::x86_64::{
     _mm_loadu_si128, _mm_set_epi64x, _mm_set1_epi32, _mm_setzero_si128, _mm_shuffle_epi32,
     _mm_storeu_si128, _mm_xor_si128,
 };
-
 use std::ptr;
 
 use zeroize::Zeroize;
