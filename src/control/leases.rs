@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use crate::control::state::{Direction, StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
+use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::Sad;
 use crate::policy::compile::endpoint_sets;
@@ -168,7 +169,7 @@ impl Leases {
             .collect();
         if self.saved.elapsed() >= INBOUND_INTERVAL {
             self.saved = Instant::now();
-            numbers.extend(self.seen(sad, writer));
+            numbers.extend(self.seen(sad, writer, ReplayWindow::top));
         }
         if numbers.is_empty() || !self.commit(&numbers) {
             return;
@@ -199,18 +200,23 @@ impl Leases {
                 ))
             })
             .collect();
-        numbers.extend(self.seen(sad, writer));
+        numbers.extend(self.seen(sad, writer, ReplayWindow::highest));
         if self.commit(&numbers) && !numbers.is_empty() {
             self.mark_saved(&numbers);
             info!(sas = numbers.len(), "sequence numbers saved");
         }
     }
 
-    /// The highest numbers seen that are not on disk.
-    fn seen(&self, sad: &Sad, writer: &Writer) -> Vec<(Direction, KeyFingerprint, u64)> {
+    /// The highest numbers seen, as `highest` says, that are not on disk.
+    fn seen(
+        &self,
+        sad: &Sad,
+        writer: &Writer,
+        highest: impl Fn(&ReplayWindow) -> u64,
+    ) -> Vec<(Direction, KeyFingerprint, u64)> {
         let unsaved = |mark: &Mark| {
             let sa = sad.inbound().get_owned(writer, mark.slot.index())?;
-            let top = sa.window.top();
+            let top = highest(&sa.window);
             let is_ours = sa.identity().fingerprint == mark.key;
             (is_ours && top != mark.saved).then_some((Direction::Inbound, mark.key, top))
         };

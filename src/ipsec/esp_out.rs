@@ -8,6 +8,7 @@ use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, IV_LEN, SealJob};
 use crate::drop::DropReason;
 use crate::ipsec::sa::{DF, OutboundSa};
+use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::BurstSas;
 use crate::ipsec::seq::SeqRun;
 use crate::meta::{BURST, PacketKind, PacketMeta};
@@ -18,9 +19,13 @@ use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
 
-/// Gives each live packet a sequence number of its SA in `sas`, one atomic addition for each run of equal SA. Drops with
+/// Gives each live packet a sequence number of its SA in `sas`, those of a run of equal SA taken together. Drops with
 /// `SaDown`, `SeqExhausted`, `LeaseWait`.
-pub fn seq_assign_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, OutboundSa>) {
+pub fn seq_assign_burst(
+    metas: &mut [PacketMeta],
+    sas: &BurstSas<'_, OutboundSa>,
+    worker: &WorkerId,
+) {
     let mut rest = metas;
     for (sa, len) in sas.runs() {
         let Some((run, after)) = std::mem::take(&mut rest).split_at_mut_checked(len) else {
@@ -32,7 +37,7 @@ pub fn seq_assign_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, OutboundSa>
             continue;
         }
         match sa {
-            Some(sa) => assign(run, sa.seq.take(wanted as u64)),
+            Some(sa) => assign(run, sa.take_numbers(worker, wanted as u64)),
             None => kill_live(run, DropReason::SaDown),
         }
     }
@@ -380,7 +385,7 @@ mod tests {
         for (place, meta) in sas.places(2).iter_mut().zip(metas) {
             *place = meta.sa.and_then(|slot| view.outbound(slot));
         }
-        seq_assign_burst(&mut metas, &sas);
+        seq_assign_burst(&mut metas, &sas, &WorkerId::new());
         assert!(writer.replace(sad.outbound(), 0, sa(2, 1)).is_ok());
         let mut jobs = SealJobs::new();
         esp_encapsulate_burst(&mut packets, &mut metas, &sas, &mut jobs);
@@ -408,7 +413,7 @@ mod tests {
         let (mut packets, metas) = burst();
         type Stage = fn(&mut [TestBuf], &mut [PacketMeta], &BurstSas<'_, OutboundSa>);
         let stages: [Stage; 2] = [
-            |_, metas, sas| seq_assign_burst(metas, sas),
+            |_, metas, sas| seq_assign_burst(metas, sas, &WorkerId::new()),
             |packets, metas, _| {
                 let mut jobs = SealJobs::new();
                 esp_encapsulate_burst(packets, metas, &BurstSas::default(), &mut jobs);

@@ -31,7 +31,9 @@ pub struct ReplayWindow {
     size: u64,
     /// Numbers up to here count as seen: the state saved when the gateway stopped.
     floor: u64,
-    /// Highest number seen. On the line of all the above: whoever reads them reads this too.
+    /// Highest number seen, or for a moment a lower one that another worker saw at the same time: it is written by a load
+    /// and a store. Only the left edge follows from it. A number counts once in any case, for its word says so. On the line
+    /// of all the above: whoever reads them reads this too.
     top: AtomicU64,
 }
 
@@ -99,9 +101,30 @@ impl ReplayWindow {
         self.size
     }
 
-    /// Highest number seen.
+    /// Highest number seen; for a moment it may be one that is lower by what workers commit at one moment.
+    #[inline]
     pub fn top(&self) -> u64 {
         self.top.load(Ordering::Relaxed)
+    }
+
+    /// Highest number seen, exactly: for when no worker commits any more. Reads the whole window.
+    pub fn highest(&self) -> u64 {
+        let top = self.top();
+        let lap_of_top = (top / BLOCK) >> self.laps_shift;
+        let numbers = self.words.iter().zip(0u64..).filter_map(|(word, index)| {
+            let word = word.load(Ordering::Relaxed);
+            let highest_bit = low_32(word).checked_ilog2()?;
+            // A word's lap is never far from the top's.
+            let ahead = lap_of(word).wrapping_sub(low_32(lap_of_top)).cast_signed();
+            let lap = lap_of_top.checked_add_signed(i64::from(ahead))?;
+            let block = lap << self.laps_shift | index;
+            Some(
+                block
+                    .wrapping_mul(BLOCK)
+                    .wrapping_add(u64::from(highest_bit)),
+            )
+        });
+        numbers.fold(top, u64::max)
     }
 
     /// The 64-bit number whose low half is `low`, the one nearest the window (RFC 4303 appendix A2.2); `None` where it
@@ -166,8 +189,9 @@ impl ReplayWindow {
             return 0;
         }
         let accepted = self.commit_word(run.block, bits);
-        if accepted != 0 && run.highest > top {
-            self.top.fetch_max(run.highest, Ordering::Relaxed);
+        // An atomic maximum would cost as much as the window itself, and the words alone say what was seen.
+        if accepted != 0 && run.highest > self.top() {
+            self.top.store(run.highest, Ordering::Relaxed);
         }
         accepted
     }

@@ -12,9 +12,9 @@ use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
 use crate::ids::Spi;
 use crate::ipsec::outer::{DontFragment, Encapsulation, OuterHeader};
 use crate::ipsec::replay::ReplayWindow;
-use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters};
+use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters, WorkerId};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
-use crate::ipsec::seq::SeqAllocator;
+use crate::ipsec::seq::{SeqAllocator, SeqRun};
 use crate::rcu::prefetch_lines;
 use crate::wire::esp::EspHeader;
 use crate::wire::ip::protocol;
@@ -281,6 +281,16 @@ impl OutboundSa {
         SaCounters {
             hot: &self.hot,
             cold: &self.cold,
+        }
+    }
+
+    /// Takes up to `count` sequence numbers for `worker`: mostly without an atomic operation where it owns the SA.
+    #[inline]
+    pub fn take_numbers(&self, worker: &WorkerId, count: u64) -> SeqRun {
+        if self.hot.is_owned_by(worker) {
+            self.seq.take_as_owner(count)
+        } else {
+            self.seq.take(count)
         }
     }
 

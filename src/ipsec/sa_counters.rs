@@ -1,20 +1,25 @@
 //! What one SA counts. Any worker may, and for the one that has most to do with it, it costs no atomic operation.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64 as PlainU64, Ordering as PlainOrdering};
 
 use crate::drop::DropReason;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Names a worker to the SAs it counts on; no two workers of a process have the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WorkerId(u64);
+/// Names a worker to the SAs it owns: those that it was the first to count on.
+///
+/// What an SA's owner may do without atomic operations, two threads must never do at a time, so no two workers of a process
+/// have the same id, an id cannot be copied, and only one thread can hold a reference to it.
+#[derive(Debug)]
+pub struct WorkerId(u64, PhantomData<Cell<()>>);
 
 impl WorkerId {
     /// An id that nobody has.
     pub fn new() -> Self {
         // Outside any model: loom's atomics cannot be static.
         static NEXT: PlainU64 = PlainU64::new(1);
-        Self(NEXT.fetch_add(1, PlainOrdering::Relaxed))
+        Self(NEXT.fetch_add(1, PlainOrdering::Relaxed), PhantomData)
     }
 }
 
@@ -34,6 +39,14 @@ pub(super) struct HotCounters {
     bytes: AtomicU64,
     /// The owner's id, 0 for none yet.
     owner: AtomicU64,
+}
+
+impl HotCounters {
+    /// Whether the worker owns the SA.
+    #[inline]
+    pub(super) fn is_owned_by(&self, worker: &WorkerId) -> bool {
+        self.owner.load(Ordering::Relaxed) == worker.0
+    }
 }
 
 /// What is counted seldom.
@@ -63,8 +76,8 @@ pub struct SaCounters<'a> {
 impl SaCounters<'_> {
     /// Adds a run of packets and their inner bytes.
     #[inline]
-    pub fn add(self, worker: WorkerId, packets: u64, bytes: u64) {
-        if self.hot.owner.load(Ordering::Relaxed) == worker.0 {
+    pub fn add(self, worker: &WorkerId, packets: u64, bytes: u64) {
+        if self.hot.is_owned_by(worker) {
             add_alone(&self.hot.packets, packets);
             add_alone(&self.hot.bytes, bytes);
         } else {
@@ -73,7 +86,7 @@ impl SaCounters<'_> {
     }
 
     #[cold]
-    fn add_as_guest(self, worker: WorkerId, packets: u64, bytes: u64) {
+    fn add_as_guest(self, worker: &WorkerId, packets: u64, bytes: u64) {
         let owner = &self.hot.owner;
         if owner
             .compare_exchange(0, worker.0, Ordering::Relaxed, Ordering::Relaxed)
@@ -139,7 +152,7 @@ mod tests {
             for worker in workers {
                 scope.spawn(move || {
                     for _ in 0..10_000 {
-                        counters.add(worker, 3, 100);
+                        counters.add(&worker, 3, 100);
                     }
                 });
             }

@@ -2,7 +2,12 @@
 //!
 //! A sequence number is also the packet's IV, so one used twice under a key breaks GCM. What makes a number unique is
 //! one `fetch_add`; what keeps it unique over restarts is the lease, which the control thread writes ahead.
+//!
+//! With many SAs a packet would pay for an atomic addition of its own, so the worker that owns an SA may take some numbers
+//! ahead, and hands out of that stock while nobody else has taken any. A number that another worker took since would be
+//! far ahead of the stock, and the peer's window might leave the stock behind; so then the rest of it is given up.
 
+use crate::bits::low_32;
 use crate::drop::DropReason;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -14,7 +19,7 @@ pub const LAST_EXTENDED: u64 = u64::MAX - (1 << 32);
 
 /// Hands out the sequence numbers of one outbound SA.
 ///
-/// Whoever takes numbers reads all three fields, so they share a cache line; the lease is written a few times a second.
+/// Whoever takes numbers reads all fields, so they share a cache line; the lease is written a few times a second.
 pub struct SeqAllocator {
     /// Next number to be taken; may run past `leased`, and what lies beyond is never used.
     next: AtomicU64,
@@ -22,6 +27,30 @@ pub struct SeqAllocator {
     leased: AtomicU64,
     /// Last number of this SA.
     last: u64,
+    /// The first number in the owner's stock, which it alone writes, by a load and a store.
+    stock: AtomicU64,
+    /// How many numbers are in stock, and in the high half how many of them were taken ahead at the last time. As `stock`.
+    stocked: AtomicU64,
+}
+
+/// Most numbers that the owner of an SA takes ahead. Runs of so many need no stock.
+const MOST_AHEAD: u64 = 32;
+
+/// What the owner of an SA has taken and not used.
+#[derive(Clone, Copy)]
+struct Stock {
+    first: u64,
+    len: u64,
+    /// How many were taken ahead at the last time.
+    ahead: u64,
+}
+
+impl Stock {
+    /// Whether nobody has taken a number since, where `next` is the next to be taken.
+    #[inline]
+    fn is_latest(self, next: u64) -> bool {
+        self.first.wrapping_add(self.len) == next
+    }
 }
 
 /// Consecutive sequence numbers that belong to whoever took them.
@@ -44,6 +73,80 @@ impl SeqAllocator {
             next: AtomicU64::new(next),
             leased: AtomicU64::new(next),
             last,
+            stock: AtomicU64::new(next),
+            stocked: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes up to `count` numbers for the worker that owns the SA: mostly out of its stock, without an atomic addition.
+    ///
+    /// For one thread only. That two never own an SA is what [`super::sa::OutboundSa::take_numbers`] sees to.
+    #[inline]
+    pub(super) fn take_as_owner(&self, count: u64) -> SeqRun {
+        let (stock, next) = (self.stock(), self.next.load(Ordering::Relaxed));
+        if count > stock.len || !stock.is_latest(next) {
+            return self.restock(stock, next, count);
+        }
+        self.hand_out(stock, self.leased.load(Ordering::Acquire), count)
+    }
+
+    /// As [`Self::take_as_owner`], where the stock is too small, or no longer the latest numbers.
+    fn restock(&self, stock: Stock, next: u64, count: u64) -> SeqRun {
+        let leased = self.leased.load(Ordering::Acquire);
+        let is_latest = stock.is_latest(next);
+        // As in `take`.
+        if next >= leased {
+            let len = if is_latest { stock.len } else { 0 };
+            let run = self.hand_out(Stock { len, ..stock }, leased, count.min(len));
+            let short = Some(self.shortage(leased));
+            return SeqRun { short, ..run };
+        }
+        // Twice as many as the last time, so that what is given up when another worker comes is no more than was used.
+        let ahead = match stock.ahead {
+            _ if !is_latest => 0,
+            last if count < MOST_AHEAD => last.saturating_mul(2).clamp(1, MOST_AHEAD),
+            last => last,
+        };
+        let more = if count < MOST_AHEAD { ahead } else { 0 };
+        let wanted = count.saturating_add(more);
+        let first = self.next.fetch_add(wanted, Ordering::Relaxed);
+        let stock = if is_latest && first == next {
+            let len = stock.len.saturating_add(wanted);
+            Stock {
+                len,
+                ahead,
+                ..stock
+            }
+        } else {
+            let len = wanted;
+            Stock { first, len, ahead }
+        };
+        self.hand_out(stock, leased, count)
+    }
+
+    /// Hands out `count` numbers of `stock`, which has so many, as far as they are leased, and notes what is left.
+    #[inline]
+    fn hand_out(&self, stock: Stock, leased: u64, count: u64) -> SeqRun {
+        let granted = leased.saturating_sub(stock.first).min(count);
+        let left = stock.len.wrapping_sub(granted);
+        self.stock
+            .store(stock.first.wrapping_add(granted), Ordering::Relaxed);
+        self.stocked
+            .store(stock.ahead << 32 | left, Ordering::Relaxed);
+        SeqRun {
+            first: stock.first,
+            count: granted,
+            short: (granted < count).then(|| self.shortage(leased)),
+        }
+    }
+
+    #[inline]
+    fn stock(&self) -> Stock {
+        let stocked = self.stocked.load(Ordering::Relaxed);
+        Stock {
+            first: self.stock.load(Ordering::Relaxed),
+            len: u64::from(low_32(stocked)),
+            ahead: stocked >> 32,
         }
     }
 
@@ -68,9 +171,14 @@ impl SeqAllocator {
         }
     }
 
-    /// Next number that would be taken.
+    /// Next number that would be used. While workers take numbers it may be some too high, never too low.
     pub fn next(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
+        let (stock, next) = (self.stock(), self.next.load(Ordering::Relaxed));
+        if stock.is_latest(next) {
+            stock.first
+        } else {
+            next
+        }
     }
 
     /// First number that must not be used yet.
@@ -109,6 +217,7 @@ impl SeqAllocator {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn first_number_is_one_and_nothing_goes_beyond_the_lease() {
@@ -174,6 +283,94 @@ mod tests {
         );
     }
 
+    fn numbers(runs: &[SeqRun]) -> Vec<u64> {
+        let each = |run: &SeqRun| run.first..run.first + run.count;
+        runs.iter().flat_map(each).collect()
+    }
+
+    #[test]
+    fn owner_alone_uses_every_number_in_order() {
+        let seq = SeqAllocator::new(1, true);
+        seq.extend_lease(u64::MAX);
+        let counts = [1, 1, 1, 5, 64, 1, 40, 2].into_iter().cycle().take(200);
+        let runs: Vec<_> = counts.map(|count| seq.take_as_owner(count)).collect();
+        let taken = numbers(&runs);
+        assert_eq!(taken, (1..=taken.len() as u64).collect::<Vec<_>>());
+        assert_eq!(
+            seq.next(),
+            taken.len() as u64 + 1,
+            "as if none were in stock"
+        );
+        assert!(seq.stock().len > 0, "and some are");
+    }
+
+    #[test]
+    fn owner_gives_up_its_stock_when_another_worker_took_numbers() {
+        let seq = SeqAllocator::new(1, true);
+        seq.extend_lease(u64::MAX);
+        let owned: Vec<_> = (0..100).map(|_| seq.take_as_owner(1)).collect();
+        let used = numbers(&owned).len() as u64;
+        let guest = seq.take(1).first;
+        assert!(guest > used && guest - used - 1 <= MOST_AHEAD);
+        assert_eq!(seq.take_as_owner(1).first, guest + 1, "behind the guest's");
+        assert_eq!(seq.next(), guest + 2);
+    }
+
+    #[test]
+    fn owner_waits_at_the_lease_and_loses_no_number_to_it() {
+        let seq = SeqAllocator::new(1, true);
+        seq.extend_lease(11);
+        assert_eq!(
+            numbers(&[seq.take_as_owner(7), seq.take_as_owner(1)]),
+            [1, 2, 3, 4, 5, 6, 7, 8]
+        );
+        let short = seq.take_as_owner(5);
+        assert_eq!(
+            (short.first, short.count, short.short),
+            (9, 2, Some(DropReason::LeaseWait))
+        );
+        assert_eq!(seq.take_as_owner(1).short, Some(DropReason::LeaseWait));
+        seq.extend_lease(100);
+        assert_eq!(seq.take_as_owner(3).first, 11);
+    }
+
+    #[test]
+    fn owner_stops_at_the_last_number() {
+        let seq = SeqAllocator::new(LAST_SHORT - 3, false);
+        seq.extend_lease(u64::MAX);
+        let runs: Vec<_> = (0..8).map(|_| seq.take_as_owner(1)).collect();
+        assert_eq!(
+            numbers(&runs),
+            (LAST_SHORT - 3..=LAST_SHORT).collect::<Vec<_>>()
+        );
+        assert_eq!(runs[7].short, Some(DropReason::SeqExhausted));
+        assert!(seq.is_exhausted());
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_is_used_twice_whoever_takes(
+            steps in prop::collection::vec((any::<bool>(), 1u64..=64, 0u64..40), 1..300),
+        ) {
+            let seq = SeqAllocator::new(1, true);
+            let (mut runs, mut leased) = (Vec::new(), 1);
+            for (is_owner, count, more) in steps {
+                leased += more;
+                seq.extend_lease(leased);
+                let run = if is_owner { seq.take_as_owner(count) } else { seq.take(count) };
+                prop_assert!(run.count <= count && run.first + run.count <= leased.max(run.first));
+                prop_assert_eq!(run.short.is_some(), run.count < count);
+                prop_assert!(run.count == 0 || seq.next() >= run.first + run.count);
+                runs.push(run);
+            }
+            let taken = numbers(&runs);
+            let mut once = taken.clone();
+            once.sort_unstable();
+            once.dedup();
+            prop_assert_eq!(once.len(), taken.len());
+        }
+    }
+
     #[test]
     fn a_lease_is_never_taken_back() {
         let seq = SeqAllocator::new(1, true);
@@ -187,6 +384,28 @@ mod tests {
 mod models {
     use super::*;
     use std::sync::Arc;
+
+    #[test]
+    fn owner_with_a_stock_never_shares_a_number_with_another_worker() {
+        loom::model(|| {
+            let seq = Arc::new(SeqAllocator::new(1, true));
+            seq.extend_lease(10);
+            let theirs = Arc::clone(&seq);
+            let other = loom::thread::spawn(move || [theirs.take(1), theirs.take(1)]);
+            let mine = [1, 1, 1].map(|count| seq.take_as_owner(count));
+            let theirs = other.join().expect("worker");
+            let mut all: Vec<u64> = mine
+                .iter()
+                .chain(&theirs)
+                .flat_map(|run| run.first..run.first + run.count)
+                .collect();
+            assert_eq!(all.len(), 5);
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 5);
+            assert!(all.iter().all(|number| *number < seq.next()));
+        });
+    }
 
     #[test]
     fn two_workers_never_share_a_number_nor_pass_the_lease() {

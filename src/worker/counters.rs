@@ -71,7 +71,6 @@ impl Default for DirectionCounters {
 
 /// All counters of one worker.
 pub struct WorkerCounters {
-    id: WorkerId,
     ports: Box<[CachePadded<PortCounters>]>,
     outbound: CachePadded<DirectionCounters>,
     inbound: CachePadded<DirectionCounters>,
@@ -89,7 +88,6 @@ impl WorkerCounters {
     /// All zero, for `ports` ports.
     pub fn new(ports: usize) -> Self {
         Self {
-            id: WorkerId::new(),
             ports: (0..ports).map(|_| CachePadded::default()).collect(),
             outbound: CachePadded::default(),
             inbound: CachePadded::default(),
@@ -98,12 +96,6 @@ impl WorkerCounters {
             stages: std::array::from_fn(|_| Counter::default()),
             cpu_ns: Counter::default(),
         }
-    }
-
-    /// Names the worker to the SAs it counts on.
-    #[inline]
-    pub fn id(&self) -> WorkerId {
-        self.id
     }
 
     /// The counters of a port.
@@ -146,7 +138,7 @@ impl DirectionCounters {
 }
 
 /// Counts a burst on its SAs, in `sas`: one addition for each run of equal SA and fate.
-pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, worker: WorkerId) {
+pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, worker: &WorkerId) {
     let mut rest = metas;
     for (sa, len) in sas.runs() {
         let Some((run, after)) = rest.split_at_checked(len) else {

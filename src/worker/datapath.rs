@@ -13,6 +13,7 @@ use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::drop::{DropReason, Fate, PuntReason};
 use crate::ids::PortIndex;
+use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
 use crate::policy::model::Side;
@@ -69,6 +70,7 @@ pub struct Worker<'p> {
     pub lanes: Vec<Lane<'p>>,
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
+    id: WorkerId,
     scratch: Scratch<'p>,
 }
 
@@ -97,6 +99,7 @@ impl<'p> Worker<'p> {
             shared,
             lanes,
             counters,
+            id: WorkerId::new(),
             scratch,
         }
     }
@@ -112,6 +115,7 @@ impl<'p> Worker<'p> {
             sad: self.shared.sad.view(&guard),
             punts: &self.shared.punts,
             counters: &self.counters,
+            id: &self.id,
         };
         let mut received = 0usize;
         for lane in &mut self.lanes {
@@ -135,6 +139,7 @@ struct Round<'g, 'p> {
     sad: SadView<'g>,
     punts: &'g ArrayQueue<Punted<'p>>,
     counters: &'g WorkerCounters,
+    id: &'g WorkerId,
 }
 
 fn run_lane<'p, P: Probe>(
@@ -148,6 +153,7 @@ fn run_lane<'p, P: Probe>(
         sad,
         punts,
         counters,
+        id,
     } = round;
     let (Some(ingress), Some(egress)) = (tables.port(lane.ingress), tables.port(lane.egress))
     else {
@@ -167,7 +173,7 @@ fn run_lane<'p, P: Probe>(
         sad,
         ingress,
         egress,
-        worker: counters.id(),
+        worker: id,
     };
     process_burst(burst.as_mut_slice(), metas, view, probe);
     debug_assert!(dead.is_empty(), "what has no room there would be sent");

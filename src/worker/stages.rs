@@ -23,8 +23,8 @@ pub struct View<'g> {
     pub ingress: &'g PortTable,
     /// The port it leaves by.
     pub egress: &'g PortTable,
-    /// Whom SAs count for.
-    pub worker: WorkerId,
+    /// Whom SAs count for, and who may own them.
+    pub worker: &'g WorkerId,
 }
 
 /// Takes a burst of Ethernet frames, as received, to Ethernet frames, ready to send; or to the fates of those that are
@@ -80,7 +80,7 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     let mut sas = BurstSas::default();
     forward::spd_lookup_burst(packets, metas, view, &mut sas);
     probe.mark(Stage::Policy);
-    esp_out::seq_assign_burst(metas, &sas);
+    esp_out::seq_assign_burst(metas, &sas, view.worker);
     probe.mark(Stage::Sequence);
     let mut jobs = SealJobs::new();
     esp_out::esp_encapsulate_burst(packets, metas, &sas, &mut jobs);

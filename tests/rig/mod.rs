@@ -9,6 +9,7 @@ use simplon::crypto::aead::Cipher;
 use simplon::drop::{DropReason, Fate, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::sa::{InboundSa, OutboundSa};
+use simplon::ipsec::sa_counters::WorkerId;
 use simplon::ipsec::sad::Sad;
 use simplon::meta::{BURST, PacketMeta};
 use simplon::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
@@ -306,6 +307,7 @@ pub(crate) struct Rig {
     reader: Reader,
     writer: Writer,
     counters: WorkerCounters,
+    worker: WorkerId,
 }
 
 impl Rig {
@@ -339,6 +341,7 @@ impl Rig {
             reader: readers.pop().expect("one reader"),
             writer,
             counters: WorkerCounters::new(2),
+            worker: WorkerId::new(),
         }
     }
 
@@ -389,7 +392,7 @@ impl Rig {
             sad: self.sad.view(&guard),
             ingress: self.tables.port(ingress).expect("port"),
             egress: self.tables.port(egress).expect("port"),
-            worker: self.counters.id(),
+            worker: &self.worker,
         };
         process_burst(&mut frames, &mut metas, view, &mut NoProbe);
         self.counters.direction(side).add_fates(&metas);

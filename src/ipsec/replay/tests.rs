@@ -53,6 +53,7 @@ proptest! {
             let seq = model.top.saturating_add_signed(step);
             prop_assert_eq!(commit(&window, seq), model.accept(seq), "seq {} top {}", seq, model.top);
             prop_assert_eq!(window.top(), model.top);
+            prop_assert_eq!(window.highest(), model.top);
         }
     }
 
