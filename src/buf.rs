@@ -1,9 +1,6 @@
 //! What the packet code needs of a packet buffer, so that it runs on DPDK's mbufs and, in tests, on memory of its own.
 #![forbid(unsafe_code)]
 
-/// Length of what [`PacketBuf::wrap`] copies headers from, in bytes: one cache line.
-pub const TEMPLATE_LEN: usize = 64;
-
 /// One contiguous packet with room before and after it.
 ///
 /// Every method that changes the bounds either does so whole or leaves the packet as it was.
@@ -32,9 +29,9 @@ pub trait PacketBuf {
     /// unspecified content behind, and returns the whole of it; `None` where there is no room.
     ///
     /// What was in the headroom may be lost, up to the template's length before the packet.
-    fn wrap(
+    fn wrap<const N: usize>(
         &mut self,
-        template: &[u8; TEMPLATE_LEN],
+        template: &[u8; N],
         front: usize,
         back: usize,
     ) -> Option<&mut [u8]>;
@@ -133,13 +130,13 @@ impl PacketBuf for TestBuf {
         fits
     }
 
-    fn wrap(
+    fn wrap<const N: usize>(
         &mut self,
-        template: &[u8; TEMPLATE_LEN],
+        template: &[u8; N],
         front: usize,
         back: usize,
     ) -> Option<&mut [u8]> {
-        let headers = template.get(TEMPLATE_LEN.checked_sub(front)?..)?;
+        let headers = template.get(N.checked_sub(front)?..)?;
         if self.headroom() < front || self.tailroom() < back {
             return None;
         }
@@ -164,9 +161,9 @@ mod tests {
         assert!(!packet.adj(4));
         assert!(!packet.trim(4));
         assert!(!packet.cut(1, 3) && !packet.cut(4, 0) && !packet.cut(usize::MAX, 1));
-        assert!(packet.wrap(&[7; TEMPLATE_LEN], 3, 0).is_none());
-        assert!(packet.wrap(&[7; TEMPLATE_LEN], 0, 2).is_none());
-        assert!(packet.wrap(&[7; TEMPLATE_LEN], 65, 0).is_none());
+        assert!(packet.wrap(&[7; 64], 3, 0).is_none());
+        assert!(packet.wrap(&[7; 64], 0, 2).is_none());
+        assert!(packet.wrap(&[7; 64], 65, 0).is_none());
         assert_eq!(packet, before);
     }
 
@@ -180,9 +177,7 @@ mod tests {
         assert_eq!(packet.data(), b"yabc");
         assert!(packet.cut(1, 2));
         assert_eq!(packet.data(), b"ab");
-        let mut template = [0; TEMPLATE_LEN];
-        template[TEMPLATE_LEN - 2..].copy_from_slice(b"xy");
-        packet.wrap(&template, 2, 1).expect("room")[4] = b'z';
+        packet.wrap(b"wxy", 2, 1).expect("room")[4] = b'z';
         assert_eq!(packet.data(), b"xyabz");
     }
 }

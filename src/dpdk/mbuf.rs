@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use crate::buf::{PacketBuf, TEMPLATE_LEN};
+use crate::buf::PacketBuf;
 use crate::ids::PortId;
 
 use super::sys;
@@ -189,30 +189,26 @@ impl PacketBuf for Mbuf<'_> {
     }
 
     #[inline]
-    fn wrap(
+    fn wrap<const N: usize>(
         &mut self,
-        template: &[u8; TEMPLATE_LEN],
+        template: &[u8; N],
         front: usize,
         back: usize,
     ) -> Option<&mut [u8]> {
         let headroom = self.headroom();
-        if front > TEMPLATE_LEN || front > headroom || back > self.tailroom() {
+        if front > N || front > headroom || back > self.tailroom() {
             return None;
         }
         let start = self.start();
         // One copy of a length that the compiler knows, where there is room to let it begin before the headers.
-        let copied = if headroom >= TEMPLATE_LEN {
-            TEMPLATE_LEN
-        } else {
-            front
-        };
+        let copied = if headroom >= N { N } else { front };
         // SAFETY: `copied` is at most the headroom, so this stays within the buffer.
         let to = unsafe { start.sub(copied) };
-        let from = template.as_ptr().wrapping_add(TEMPLATE_LEN - copied);
-        if copied == TEMPLATE_LEN {
+        let from = template.as_ptr().wrapping_add(N - copied);
+        if copied == N {
             // SAFETY: the template's bytes, to as many of the headroom, which this value owns (the invariant); `template`
             // is borrowed from elsewhere, so they do not overlap.
-            unsafe { ptr::copy_nonoverlapping(from, to, TEMPLATE_LEN) };
+            unsafe { ptr::copy_nonoverlapping(from, to, N) };
         } else {
             // SAFETY: as above; `copied` is at most the template's length.
             unsafe { ptr::copy_nonoverlapping(from, to, copied) };

@@ -32,13 +32,24 @@ pub fn seq_assign_burst(
             return;
         };
         rest = after;
-        let wanted = run.iter().filter(|meta| meta.is_live()).count();
-        if wanted == 0 {
-            continue;
-        }
-        match sa {
-            Some(sa) => assign(run, sa.take_numbers(worker, wanted as u64)),
-            None => kill_live(run, DropReason::SaDown),
+        match (sa, run) {
+            // With many SAs most runs are of one packet.
+            (Some(sa), [meta]) if meta.is_live() => match sa.take_numbers(worker, 1) {
+                SeqRun {
+                    first, short: None, ..
+                } => meta.seq = first,
+                SeqRun {
+                    short: Some(reason),
+                    ..
+                } => meta.kill(reason),
+            },
+            (Some(sa), run) => {
+                let wanted = run.iter().filter(|meta| meta.is_live()).count();
+                if wanted > 0 {
+                    assign(run, sa.take_numbers(worker, wanted as u64));
+                }
+            }
+            (None, run) => kill_live(run, DropReason::SaDown),
         }
     }
     // Nothing was noted for them.
@@ -72,12 +83,15 @@ pub type SealJobs<'a> = ArrayVec<SealJob<'a>, BURST>;
 /// with `SaDown`, `NoRoom`, `TooBig`, and the sequence number is spent: what has no job is not live, and must not leave.
 ///
 /// This is for the whole burst before any of it is sealed: wide loads over bytes just written stall.
+///
+/// Returns whether [`fill_udp6_checksum_burst`] has anything to do.
 pub fn esp_encapsulate_burst<'a, B: PacketBuf>(
     packets: &'a mut [B],
     metas: &mut [PacketMeta],
     sas: &BurstSas<'a, OutboundSa>,
     jobs: &mut SealJobs<'a>,
-) {
+) -> bool {
+    let mut has_udp6 = false;
     for ((packet, meta), sa) in packets.iter_mut().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
@@ -89,12 +103,14 @@ pub fn esp_encapsulate_burst<'a, B: PacketBuf>(
         let done = if sa.shape.is_plain() {
             encapsulate_plain(sa, packet, meta, jobs)
         } else {
+            has_udp6 |= sa.shape.is_udp6();
             encapsulate(sa, packet, meta, jobs)
         };
         if let Err(reason) = done {
             meta.kill(reason);
         }
     }
+    has_udp6
 }
 
 /// What nearly every SA puts before a packet.
@@ -145,9 +161,13 @@ fn encapsulate<'a, B: PacketBuf>(
     let (next_header, inner_flags) = inner_kind(meta)?;
     let inner_len = packet.data().len();
     let front = sa.headroom();
-    let data = packet
-        .wrap(&sa.template, front, sa.tailroom(inner_len))
-        .ok_or(DropReason::NoRoom)?;
+    let back = sa.tailroom(inner_len);
+    let wrapped = if sa.shape.is_v4() {
+        packet.wrap(&sa.template, front, back)
+    } else {
+        packet.wrap(&sa.long_template, front, back)
+    };
+    let data = wrapped.ok_or(DropReason::NoRoom)?;
     let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
     let (headers, text) = data.split_at_mut_checked(front).ok_or(DropReason::NoRoom)?;
     write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
@@ -290,14 +310,10 @@ pub fn fill_udp6_checksum_burst<B: PacketBuf>(
     metas: &[PacketMeta],
     sas: &BurstSas<'_, OutboundSa>,
 ) {
-    let has_checksum = |sa: &OutboundSa| sa.shape.in_udp() && !sa.shape.is_v4();
-    if !sas.runs().any(|(sa, _)| sa.is_some_and(has_checksum)) {
-        return;
-    }
     for ((packet, meta), sa) in packets.iter_mut().zip(metas).zip(sas.iter()) {
         if let Some(sa) = sa
             && meta.is_live()
-            && has_checksum(sa)
+            && sa.shape.is_udp6()
         {
             fill_udp6_checksum(sa, packet.data_mut());
         }

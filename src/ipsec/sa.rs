@@ -6,7 +6,6 @@ use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 use crate::bits::low_8;
-use crate::buf::TEMPLATE_LEN;
 use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
 use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
 use crate::ids::Spi;
@@ -26,10 +25,14 @@ use crate::wire::{checksum, esp, ipv4, ipv6, udp};
 /// Longest run of headers before the ciphertext, in bytes: IPv6, UDP, ESP, IV.
 pub const MAX_TEMPLATE: usize = ipv6::HEADER_LEN + udp::HEADER_LEN + esp::HEADER_LEN + IV_LEN;
 
-const _: () = assert!(MAX_TEMPLATE <= TEMPLATE_LEN);
+/// What a cache line has room for beside the rest of what is read of an SA: more than IPv4, UDP, ESP and IV.
+const NEAR_TEMPLATE: usize = 48;
 
-/// Where the SPI is in a template, which ends with ESP header and IV.
-const SPI_AT: usize = TEMPLATE_LEN - IV_LEN - esp::HEADER_LEN;
+const _: () =
+    assert!(ipv4::HEADER_LEN + udp::HEADER_LEN + esp::HEADER_LEN + IV_LEN <= NEAR_TEMPLATE);
+
+/// Where the SPI is in the near template, which ends with ESP header and IV.
+const SPI_AT: usize = NEAR_TEMPLATE - IV_LEN - esp::HEADER_LEN;
 
 /// What every SA is made of.
 pub struct SaParams<'a> {
@@ -59,32 +62,33 @@ pub struct OutboundParams<'a> {
 
 /// An SA that seals.
 ///
-/// What a packet needs of it, beside the key, is in its first three cache lines: two that workers only read, and one with
-/// the numbers and counters, which they write. With all of it on two, two workers on one SA took each other's line away
-/// in the middle of a burst.
+/// What a packet needs of it, beside the key, is in its first two cache lines: one that workers only read, and one with the
+/// numbers and counters, which they write, so that two workers on one SA do not take each other's line away in the middle
+/// of a burst. Headers with IPv6 are longer than the room there is, and lie apart.
 #[repr(C, align(64))]
 pub struct OutboundSa {
-    /// Headers of every packet, complete but for what changes from packet to packet; the last `shape.len` bytes of it.
-    pub(super) template: [u8; TEMPLATE_LEN],
     /// The key's salt, so that a nonce can be made before the key's own lines are there.
     pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
     /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
     pub(super) sum: u32,
     pub(super) shape: Shape,
-    /// Keeps what workers write off the lines that they read for each packet.
-    _apart: [u8; 50],
+    /// Headers of every packet, complete but for what changes from packet to packet; the last `shape.len` bytes of it,
+    /// where the outer header is IPv4, and otherwise the end of them.
+    pub(super) template: [u8; NEAR_TEMPLATE],
     /// Sequence numbers; any worker takes from here.
     pub seq: SeqAllocator,
     hot: HotCounters,
     pub(super) key: AeadKey,
+    /// As `template`, whatever the outer header.
+    pub(super) long_template: [u8; MAX_TEMPLATE],
     cold: ColdCounters,
     identity: SaIdentity,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(OutboundSa, seq) == 128);
+const _: () = assert!(std::mem::offset_of!(OutboundSa, seq) == 64);
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(OutboundSa, key) == 192);
+const _: () = assert!(std::mem::offset_of!(OutboundSa, key) == 128);
 
 /// What the headers of an outbound SA consist of, and what goes from the inner header into the outer one.
 #[derive(Clone, Copy)]
@@ -188,7 +192,7 @@ impl SaParams<'_> {
 
 /// The headers of an outbound SA while it is made.
 struct Template {
-    bytes: [u8; TEMPLATE_LEN],
+    bytes: [u8; MAX_TEMPLATE],
     sum: u32,
     shape: Shape,
 }
@@ -235,6 +239,12 @@ impl Shape {
         self.flags & IN_UDP != 0
     }
 
+    /// Whether the headers are IPv6 and UDP, which wants a checksum.
+    #[inline]
+    pub(super) fn is_udp6(self) -> bool {
+        self.flags & (OUTER_V4 | IN_UDP) == IN_UDP
+    }
+
     /// The outer TOS or traffic class for an inner one.
     #[inline]
     pub(super) fn tos(self, inner: u8) -> u8 {
@@ -256,15 +266,19 @@ impl OutboundSa {
     /// An SA with nothing leased yet: it seals once `seq` has been given a lease.
     pub fn new(params: &OutboundParams<'_>) -> Self {
         let template = Template::new(params);
+        let mut near = [0; NEAR_TEMPLATE];
+        for (to, from) in near.iter_mut().rev().zip(template.bytes.iter().rev()) {
+            *to = *from;
+        }
         Self {
-            template: template.bytes,
-            _apart: [0; 50],
+            template: near,
             seq: SeqAllocator::new(params.next_seq, params.sa.esn),
             hot: HotCounters::default(),
             salt: Zeroizing::new(params.sa.key.salt()),
             sum: template.sum,
             shape: template.shape,
             key: AeadKey::new(params.sa.key),
+            long_template: template.bytes,
             cold: ColdCounters::default(),
             identity: params.sa.identity(),
         }
@@ -297,7 +311,7 @@ impl OutboundSa {
     /// Asks for what a packet needs of it beside the key.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_lines(self, 3);
+        prefetch_lines(self, 2);
     }
 
     /// SPI, host byte order, as the template has it.
@@ -464,7 +478,7 @@ impl Template {
         };
         headers.extend_from_slice(header.as_bytes());
         headers.extend_from_slice(&[0; IV_LEN]);
-        let mut bytes = [0; TEMPLATE_LEN];
+        let mut bytes = [0; MAX_TEMPLATE];
         for (to, from) in bytes.iter_mut().rev().zip(headers.iter().rev()) {
             *to = *from;
         }

@@ -148,6 +148,13 @@ pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, w
         let Some(counters) = sa.map(S::counters) else {
             continue;
         };
+        // With many SAs most runs are of one packet.
+        if let [meta] = run
+            && meta.is_live()
+        {
+            counters.add(worker, 1, u64::from(meta.inner_len));
+            continue;
+        }
         let (mut packets, mut bytes) = (0u64, 0u64);
         for meta in run {
             match meta.fate {

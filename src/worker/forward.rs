@@ -26,49 +26,77 @@ pub fn spd_lookup_burst<'g, B: PacketBuf>(
     view: View<'g>,
     sas: &mut BurstSas<'g, OutboundSa>,
 ) {
-    let is_wide = view.tables.spis.is_wide();
-    if is_wide {
-        ask_ahead(packets, metas, view);
-    }
-    let places = sas.places(metas.len());
-    for ((packet, meta), place) in packets.iter_mut().zip(metas.iter_mut()).zip(places) {
-        if !meta.is_live() {
-            continue;
-        }
-        let done = find_policy(packet, meta, view).and_then(|slot| {
+    if view.tables.spis.is_wide() {
+        find_policies_ahead(packets, metas, view, sas);
+    } else {
+        let places = sas.places(metas.len());
+        each_live(packets, metas, places, |packet, meta, place| {
+            let slot = find_policy(packet, meta, view)?;
             meta.sa = Some(slot);
             // Found once: what is done with the packet from here on is done with this SA.
             *place = view.sad.outbound(slot);
             admit(packet, meta, view, slot, *place)
         });
-        if let Err(reason) = done {
-            meta.kill(reason);
-        }
     }
 }
 
 /// With many SAs each is likely to be out of the cache, and so is what leads to it. One pass for each step asks for what
 /// the next one reads, so that a burst waits once for a step and not once for each packet.
-fn ask_ahead<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], view: View<'_>) {
-    if view.tables.spis.is_vast() {
+fn find_policies_ahead<'g, B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'g>,
+    sas: &mut BurstSas<'g, OutboundSa>,
+) {
+    let is_vast = view.tables.spis.is_vast();
+    if is_vast {
         for (packet, meta) in packets.iter().zip(metas.iter()) {
             if let Some(addresses) = address_pair(packet.data(), meta) {
                 view.tables.spd.prefetch(addresses);
             }
         }
     }
-    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
-        if meta.is_live()
-            && let Ok(slot) = find_policy(packet, meta, view)
-        {
-            meta.sa = Some(slot);
+    let places = sas.places(metas.len());
+    let find_sa = |slot| {
+        let sa = view.sad.outbound(slot);
+        sa.inspect(|sa| sa.prefetch())
+    };
+    each_live(packets, metas, places, |packet, meta, place| {
+        let slot = find_policy(packet, meta, view)?;
+        meta.sa = Some(slot);
+        if is_vast {
             view.sad.prefetch_outbound(slot);
             view.egress.prefetch_sa_hop(slot);
+        } else {
+            // Where it is said where the SA lies is near enough.
+            *place = find_sa(slot);
+        }
+        Ok(())
+    });
+    if is_vast {
+        for (meta, place) in metas.iter().zip(places.iter_mut()) {
+            *place = meta.sa.and_then(find_sa);
         }
     }
-    for slot in metas.iter().filter_map(|meta| meta.sa) {
-        if let Some(sa) = view.sad.outbound(slot) {
-            sa.prefetch();
+    each_live(packets, metas, places, |packet, meta, place| {
+        let slot = meta.sa.ok_or(DropReason::SaDown)?;
+        admit(packet, meta, view, slot, *place)
+    });
+}
+
+/// Ends each live packet for which `step` has a reason to.
+#[inline(always)]
+fn each_live<B, S>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    places: &mut [S],
+    mut step: impl FnMut(&mut B, &mut PacketMeta, &mut S) -> Result<(), DropReason>,
+) {
+    for ((packet, meta), place) in packets.iter_mut().zip(metas.iter_mut()).zip(places) {
+        if meta.is_live()
+            && let Err(reason) = step(packet, meta, place)
+        {
+            meta.kill(reason);
         }
     }
 }
@@ -79,10 +107,6 @@ fn find_policy<B: PacketBuf>(
     meta: &PacketMeta,
     view: View<'_>,
 ) -> Result<SaIndex, DropReason> {
-    // Asked for ahead.
-    if let Some(slot) = meta.sa {
-        return Ok(slot);
-    }
     let addresses = match meta.kind {
         PacketKind::Ipv4 => AddressPair::V4(meta.source, meta.destination),
         _ => address_pair(packet.data(), meta).ok_or(DropReason::Runt)?,

@@ -83,12 +83,14 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     esp_out::seq_assign_burst(metas, &sas, view.worker);
     probe.mark(Stage::Sequence);
     let mut jobs = SealJobs::new();
-    esp_out::esp_encapsulate_burst(packets, metas, &sas, &mut jobs);
+    let has_udp6 = esp_out::esp_encapsulate_burst(packets, metas, &sas, &mut jobs);
     probe.mark(Stage::Header);
     esp_out::esp_seal_burst(&mut jobs, metas);
     drop(jobs);
     probe.mark(Stage::Aead);
-    esp_out::fill_udp6_checksum_burst(packets, metas, &sas);
+    if has_udp6 {
+        esp_out::fill_udp6_checksum_burst(packets, metas, &sas);
+    }
     forward::link_header_burst(packets, metas, view.tables);
     probe.mark(Stage::Route);
     count_sa_burst(metas, &sas, view.worker);

@@ -1,6 +1,6 @@
 //! What arrives on the protected side, and what keeps it from being sealed.
 
-use simplon::buf::{PacketBuf, TEMPLATE_LEN, TestBuf};
+use simplon::buf::{PacketBuf, TestBuf};
 use simplon::drop::{DropReason, Fate, PuntReason};
 use simplon::meta::PacketMeta;
 use simplon::policy::compile::{Topology, compile};
@@ -303,9 +303,9 @@ impl PacketBuf for Chained {
     fn cut(&mut self, front: usize, len: usize) -> bool {
         self.0.cut(front, len)
     }
-    fn wrap(
+    fn wrap<const N: usize>(
         &mut self,
-        template: &[u8; TEMPLATE_LEN],
+        template: &[u8; N],
         front: usize,
         back: usize,
     ) -> Option<&mut [u8]> {
