@@ -199,6 +199,18 @@ pub(super) fn base(run: &Run<'_>, nonce: &[u8; NONCE_LEN]) -> __m512i {
 /// All of a packet's first vector but the lane before the text.
 pub(super) const TEXT_OF_FIRST: __mmask64 = !0xffff;
 
+/// Which bytes of vector `i` of `G` are text, where `last` are those of the last.
+#[inline]
+pub(super) fn mask<const G: usize>(i: usize, last: __mmask64) -> __mmask64 {
+    if i == G - 1 {
+        last
+    } else if i == 0 {
+        TEXT_OF_FIRST
+    } else {
+        !0
+    }
+}
+
 /// The shape of a text.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {

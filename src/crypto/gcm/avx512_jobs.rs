@@ -3,6 +3,7 @@
 //! Each class of texts has a loop of its own that is compiled by itself, so that round keys stay in registers from packet
 //! to packet and what long texts keep there is no burden to the short ones. A run of several classes is sorted first.
 
+use std::arch::asm;
 use std::arch::x86_64::{__m128i, _mm_setzero_si128, _mm_testz_si128, _mm_xor_si128};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
@@ -10,10 +11,10 @@ use std::ops::RangeInclusive;
 use arrayvec::ArrayVec;
 
 use super::avx512::{HasAvx512, begin_run, kernel};
+use super::avx512_fours::{MOST_IN_STEP, crypt_fours};
 use super::avx512_long::{COLD, FAR, HOT, Hot, ROWS, crypt_long, heat};
-use super::avx512_short::{MOST_IN_STEP, crypt_four, crypt_one};
+use super::avx512_short::crypt_one;
 use super::key::{GcmKey, Rounds, load_block, store_block};
-use super::wipe;
 use crate::crypto::aead::{ICV_LEN, Job, Packet};
 
 /// Packets of one key from which on it pays to prepare what they share.
@@ -186,30 +187,24 @@ unsafe fn few_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mu
 }
 }
 
-kernel! { never inline:
 /// Texts of `vectors` vectors, four at a time; what is left over when there are not four is not for this.
 ///
 /// # Safety
-/// As for [`crypt_four`].
-unsafe fn fours_short<'a, J: Job<'a>, const ROUNDS: usize>(key: &GcmKey, jobs: &mut [&mut J], vectors: usize) {
-    let run = &begin_run::<ROUNDS>(key);
+/// As for [`crypt_fours`].
+unsafe fn fours_short<'a, J: Job<'a>, const ROUNDS: usize>(
+    key: &GcmKey,
+    jobs: &mut [&mut J],
+    vectors: usize,
+) {
     let (fours, _) = jobs.as_chunks_mut();
-    for four in fours {
-        let four: &mut [&mut J; 4] = four;
-        let mut packets = four.each_mut().map(|job| job.packet());
-        let received = packets.each_ref().map(|packet| received::<J>(packet));
-        let icvs = if J::SEAL {
-            // SAFETY: the caller's promise.
-            unsafe { crypt_four::<ROUNDS, true>(run, &mut packets, vectors) }
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { crypt_four::<ROUNDS, false>(run, &mut packets, vectors) }
-        };
-        for ((job, icv), received) in four.iter_mut().zip(icvs).zip(received) {
-            settle::<J>(job, icv, received);
-        }
+    match vectors {
+        // SAFETY: so many vectors each text has, which the caller promises.
+        1 => unsafe { crypt_fours::<J, ROUNDS, 1, 4>(key, fours) },
+        // SAFETY: as above.
+        2 => unsafe { crypt_fours::<J, ROUNDS, 2, 8>(key, fours) },
+        // SAFETY: as above, and there are no more than three.
+        _ => unsafe { crypt_fours::<J, ROUNDS, 3, 12>(key, fours) },
     }
-}
 }
 
 kernel! { never inline:
@@ -241,7 +236,7 @@ unsafe fn long_run<'a, J: Job<'a>, const ROUNDS: usize, const WAY: u8, const CHU
 kernel! {
 /// The ICV that came with a packet to open. To be called before any store: one that it overlapped, masked or not, would
 /// hold it up.
-fn received<'a, J: Job<'a>>(packet: &Packet<'_>) -> __m128i {
+pub(super) fn received<'a, J: Job<'a>>(packet: &Packet<'_>) -> __m128i {
     match packet.text.last_chunk() {
         Some(icv) if !J::SEAL => load_block(icv),
         _ => _mm_setzero_si128(),
@@ -251,7 +246,7 @@ fn received<'a, J: Job<'a>>(packet: &Packet<'_>) -> __m128i {
 
 kernel! {
 /// Ends a job whose text is done: writes the ICV, or holds it against the one received.
-fn settle<'a, J: Job<'a>>(job: &mut J, icv: __m128i, received: __m128i) {
+pub(super) fn settle<'a, J: Job<'a>>(job: &mut J, icv: __m128i, received: __m128i) {
     if J::SEAL {
         if let Some(place) = job.packet().text.last_chunk_mut() {
             store_block(place, icv);
@@ -265,4 +260,20 @@ fn settle<'a, J: Job<'a>>(job: &mut J, icv: __m128i, received: __m128i) {
     }
     job.conclude(authentic);
 }
+}
+
+/// Nobody may see what was decrypted from a packet that is not authentic. An instruction, not a call: for one that is
+/// hardly ever made, all vector registers would be in memory around it.
+#[inline(always)]
+fn wipe(text: &mut [u8]) {
+    // SAFETY: writes the bytes that are borrowed; the direction flag is clear.
+    unsafe {
+        asm!(
+            "rep stosb",
+            inout("rcx") text.len() => _,
+            inout("rdi") text.as_mut_ptr() => _,
+            in("al") 0_u8,
+            options(nostack, preserves_flags),
+        );
+    }
 }

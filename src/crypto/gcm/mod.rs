@@ -4,6 +4,7 @@ pub(super) mod aesni;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod avx512_chunks;
+mod avx512_fours;
 mod avx512_jobs;
 mod avx512_long;
 mod avx512_short;
