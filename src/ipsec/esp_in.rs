@@ -34,53 +34,91 @@ pub fn sad_lookup_burst<'g, B: PacketBuf>(
     sad: SadView<'g>,
     sas: &mut BurstSas<'g, InboundSa>,
 ) {
-    // As in sealing: with many SAs, one pass for each step asks for what the next one reads.
-    let is_wide = index.is_wide();
-    if index.is_vast() {
+    let places = sas.places(metas.len());
+    if index.is_wide() {
+        find_sas_ahead(packets, metas, index, sad, places);
+    } else {
+        for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places) {
+            if !meta.is_live() {
+                continue;
+            }
+            match find_slot(packet.data(), meta, index) {
+                Ok(slot) => {
+                    meta.sa = Some(slot);
+                    *place = admit(packet.data(), meta, sad.inbound(slot));
+                }
+                Err(reason) => meta.kill(reason),
+            }
+        }
+    }
+}
+
+/// As in sealing: with many SAs each is likely to be out of the cache, and one pass for each step asks for what the next
+/// one reads.
+fn find_sas_ahead<'g, B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    index: &SpiIndex,
+    sad: SadView<'g>,
+    places: &mut [Option<&'g InboundSa>],
+) {
+    let is_vast = index.is_vast();
+    if is_vast {
         for (packet, meta) in packets.iter().zip(metas.iter()) {
             if let Some(header) = esp_header(packet.data(), meta) {
                 index.prefetch(header.spi.get());
             }
         }
     }
-    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+    let find_sa = |slot| {
+        let sa = sad.inbound(slot);
+        sa.inspect(|sa| sa.prefetch())
+    };
+    for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places.iter_mut()) {
         if !meta.is_live() {
             continue;
         }
         match find_slot(packet.data(), meta, index) {
             Ok(slot) => {
                 meta.sa = Some(slot);
-                if is_wide {
+                if is_vast {
                     sad.prefetch_inbound(slot);
+                } else {
+                    // Where it is said where the SA lies is near enough.
+                    *place = find_sa(slot);
                 }
             }
             Err(reason) => meta.kill(reason),
         }
     }
-    if is_wide {
-        for slot in metas.iter().filter_map(|meta| meta.sa) {
-            if let Some(sa) = sad.inbound(slot) {
-                sa.prefetch();
-            }
+    if is_vast {
+        for (meta, place) in metas.iter().zip(places.iter_mut()) {
+            *place = meta.sa.and_then(find_sa);
         }
     }
-    let places = sas.places(metas.len());
     for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places) {
-        let mut sa = meta.sa.and_then(|slot| sad.inbound(slot));
-        if meta.is_live()
-            && let Err(reason) = check_sa(packet.data(), meta, sa)
-        {
-            meta.kill(reason);
-            // A packet that is not its SA's is not for it to count.
-            sa = sa.filter(|_| reason != DropReason::NoSa);
+        if !meta.is_live() {
+            continue;
         }
-        *place = sa;
+        *place = admit(packet.data(), meta, *place);
+        if let (Some(header), Some(sa)) = (esp_header(packet.data(), meta), place) {
+            sa.window.prefetch(header.seq.get());
+        }
     }
-    if is_wide {
-        for (packet, (meta, sa)) in packets.iter().zip(metas.iter().zip(sas.iter())) {
-            if let (Some(header), Some(sa)) = (esp_header(packet.data(), meta), sa) {
-                sa.window.prefetch(header.seq.get());
-            }
+}
+
+/// Ends a packet that is not for `sa` to open. Returns the SA that is to count it: none where the packet is not its own.
+#[inline(always)]
+fn admit<'g>(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    sa: Option<&'g InboundSa>,
+) -> Option<&'g InboundSa> {
+    match check_sa(data, meta, sa) {
+        Ok(()) => sa,
+        Err(reason) => {
+            meta.kill(reason);
+            sa.filter(|_| reason != DropReason::NoSa)
         }
     }
 }
@@ -226,10 +264,16 @@ pub fn window_commit_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, InboundS
             return;
         };
         rest = after;
-        match sa {
-            Some(sa) => commit_run(run, &sa.window),
+        match (sa, run) {
+            // With many SAs most runs are of one packet.
+            (Some(sa), [meta]) if meta.is_live() => {
+                if sa.window.commit(BlockRun::new(meta.seq)) == 0 {
+                    meta.kill(refusal(&sa.window, meta.seq));
+                }
+            }
+            (Some(sa), run) => commit_run(run, &sa.window),
             // Nothing that was opened is without its SA.
-            None => kill_live(run, DropReason::SaDown),
+            (None, run) => kill_live(run, DropReason::SaDown),
         }
     }
     kill_live(rest, DropReason::SaDown);
@@ -256,11 +300,16 @@ fn commit_run(mut rest: &mut [PacketMeta], window: &ReplayWindow) {
         }
         for meta in members.iter_mut().filter(|meta| meta.is_live()) {
             if accepted & BlockRun::bit(meta.seq) == 0 {
-                // The window says which of the two it was, now that it has moved.
-                meta.kill(window.check(meta.seq).err().unwrap_or(DropReason::Replayed));
+                meta.kill(refusal(window, meta.seq));
             }
         }
     }
+}
+
+/// Why a window did not take a number: now that it has moved, it says so.
+#[cold]
+fn refusal(window: &ReplayWindow, seq: u64) -> DropReason {
+    window.check(seq).err().unwrap_or(DropReason::Replayed)
 }
 
 /// Takes everything off every live packet that is not the inner one: checks trailer and padding, takes the headers off,
