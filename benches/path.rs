@@ -30,6 +30,7 @@ use simplon::rcu::{self, Writer};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::probe::{CycleProbe, Stage};
+use simplon::worker::punt::PuntLimits;
 
 /// Inner packet lengths and how many of each there are in twelve.
 const IMIX: [(usize, usize); 3] = [(46, 7), (552, 4), (1500, 1)];
@@ -169,6 +170,8 @@ impl<'p> Site<'p> {
             tables: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             punts: ArrayQueue::new(1),
+            punt_limits: PuntLimits::unlimited(),
+            from_host: Box::default(),
         });
         let macs = MACS[site].map(MacAddr).to_vec();
         let tables = Box::new(compile(&policy, &Topology { macs }));

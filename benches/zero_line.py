@@ -78,12 +78,14 @@ control_socket = "{path}.sock"
 memory_mib = 512
 lab_keys = true
 [[port]]
+host = false
 name = "lan"
 device = "{lan}"
 side = "protected"
 pair = "wan"
 addresses = ["10.{own}.0.1/24"]
 [[port]]
+host = false
 name = "wan"
 device = "{wan}"
 side = "unprotected"

@@ -72,6 +72,7 @@ reasons! {
         NoNeighbour = "no-neighbour", "The next hop's MAC address is not known.";
         TtlExpired = "ttl-expired", "The TTL or hop limit ran out here.";
         TxFull = "tx-full", "The paired port's transmit queue stayed full.";
+        PuntLimit = "punt-limit", "More of its kind than the control side takes in a second.";
         PuntFull = "punt-full", "The ring to the control side is full.";
     }
 }

@@ -13,6 +13,8 @@ pub mod drop;
 #[cfg(feature = "dpdk")]
 pub mod gateway;
 pub mod generator;
+#[cfg(feature = "dpdk")]
+pub mod host;
 pub mod ids;
 pub mod ipsec;
 pub mod meta;

@@ -210,12 +210,14 @@ state_dir = "{dir}/state{own}"
 control_socket = "{dir}/{own}.sock"
 lab_keys = true
 [[port]]
+host = false
 name = "lan"
 device = "net_af_packet0,iface={lan}"
 side = "protected"
 pair = "wan"
 addresses = ["10.{own}.0.1/24"]
 [[port]]
+host = false
 name = "wan"
 device = "net_af_packet1,iface={wan}"
 side = "unprotected"

@@ -40,6 +40,7 @@ state_dir = "{dir}/state{own}"
 control_socket = "{dir}/{own}.sock"
 lab_keys = true
 [[port]]
+host = false
 name = "lan"
 device = "{lan}"
 side = "protected"
@@ -47,6 +48,7 @@ pair = "wan"
 addresses = ["10.{own}.0.1/24", "fd00:{own}::1/64"]
 mtu = 9000
 [[port]]
+host = false
 name = "wan"
 device = "{wan}"
 side = "unprotected"

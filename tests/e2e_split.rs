@@ -43,11 +43,13 @@ state_dir = "{dir}/state{own}"
 control_socket = "{dir}/{own}.sock"
 lab_keys = true
 [[port]]
+host = false
 name = "lan"
 device = "{lan}"
 side = "protected"
 pair = "wan"
 [[port]]
+host = false
 name = "wan"
 device = "{wan}"
 side = "unprotected"

@@ -27,12 +27,14 @@ workers = [0]
 state_dir = "{dir}/{name}.state"
 control_socket = "{dir}/{name}.sock"
 [[port]]
+host = false
 name = "lan"
 device = "{lan}"
 side = "protected"
 pair = "wan"
 queues = 2
 [[port]]
+host = false
 name = "wan"
 device = "net_null1,no-rx=1"
 side = "unprotected"

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Failure, ShowArgs, What, client, print};
 use crate::control::protocol::Method;
-use crate::control::report::{DropsReport, PortsReport, SaReport, WorkersReport};
+use crate::control::report::{DropsReport, HostReport, PortsReport, SaReport, WorkersReport};
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     let socket = client::socket_path(args.socket.as_deref(), args.config.as_deref())?;
@@ -72,11 +72,17 @@ fn ports(report: &PortsReport) -> String {
         "tx packets",
         "tx bytes",
         "missed",
+        "to host",
+        "from host",
         "mac",
         "driver",
     ];
-    let mut table = table(&head, &[4, 5, 7, 8, 9, 10, 11]);
+    let mut table = table(&head, &[4, 5, 7, 8, 9, 10, 11, 12, 13]);
     for port in &report.ports {
+        let host = |of: fn(&HostReport) -> u64| {
+            let host = port.host.as_ref();
+            host.map_or_else(|| "-".to_owned(), |host| of(host).to_string())
+        };
         table.add_row([
             port.name.clone(),
             port.side.clone(),
@@ -92,6 +98,8 @@ fn ports(report: &PortsReport) -> String {
             port.tx_packets.to_string(),
             port.tx_bytes.to_string(),
             port.rx_missed.to_string(),
+            host(|host| host.to_host),
+            host(|host| host.from_host),
             port.mac.clone(),
             port.driver.clone(),
         ]);

@@ -57,6 +57,22 @@ pub struct PortReport {
     pub tx_bytes: u64,
     /// Frames the driver could not take in for want of buffers or queue room.
     pub rx_missed: u64,
+    /// What went to its twin in the kernel and came from there, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostReport>,
+}
+
+/// What a port's twin in the kernel, the interface of the same name, was given and gave.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct HostReport {
+    /// Punted frames that the kernel took.
+    pub to_host: u64,
+    /// Those that it did not take.
+    pub to_host_dropped: u64,
+    /// The kernel's frames that were taken to be sent.
+    pub from_host: u64,
+    /// Those that could not be sent.
+    pub from_host_dropped: u64,
 }
 
 /// Receive side scaling of a port, as its driver tells.

@@ -42,6 +42,12 @@ impl Mbuf<'_> {
         PortId(self.fields().port)
     }
 
+    /// Takes back `len` bytes that were cut off the front; false where there are fewer before the packet. They hold what they
+    /// held, unless something was put before the packet since.
+    pub fn uncover(&mut self, len: usize) -> bool {
+        self.prepend(len).is_some()
+    }
+
     #[inline]
     fn fields(&self) -> &sys::rte_mbuf {
         // SAFETY: this value owns the mbuf (its invariant), so nobody writes it while `self` is borrowed.

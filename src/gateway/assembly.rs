@@ -9,6 +9,7 @@ use super::ports::{self, OpenPort};
 use crate::control::leases::{Leases, SaStart};
 use crate::control::report::SaRow;
 use crate::dpdk::port::StartedPort;
+use crate::host::FROM_HOST_RING;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
 use crate::policy::compile::{
@@ -18,8 +19,9 @@ use crate::policy::model::MacAddr;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Lane, Shared, Worker};
+use crate::worker::punt::PuntLimits;
 
-/// Punted packets that may wait for the control thread.
+/// Punted packets that may wait for the host thread.
 const PUNT_RING: usize = 1024;
 
 /// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
@@ -61,6 +63,11 @@ pub fn assemble<'p>(
         tables: writer.slots(1),
         sad: Sad::new(&writer, slots),
         punts: ArrayQueue::new(PUNT_RING),
+        punt_limits: PuntLimits::new(),
+        from_host: ports
+            .iter()
+            .map(|_| ArrayQueue::new(FROM_HOST_RING))
+            .collect(),
     });
     let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
     let topology = Topology {

@@ -22,7 +22,9 @@ use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::error::DpdkError;
 use crate::dpdk::lcore::allowed_cores;
 use crate::dpdk::port::StartedPort;
+use crate::host::{Host, HostError, HostPort, TwinSettings};
 use crate::policy::Policy;
+use crate::policy::model::Port;
 use crate::rcu::Writer;
 use crate::worker::datapath::{Shared, Worker};
 use crate::worker::run::{self, WorkerSettings};
@@ -65,6 +67,9 @@ pub enum GatewayError {
         /// Those that are there.
         allowed: Vec<usize>,
     },
+    /// A port's twin in the kernel.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The system refused.
     #[error("{what}: {error}")]
     System {
@@ -84,6 +89,7 @@ struct Control<'p, 'r> {
     ports: &'r [OpenPort],
     started: &'r [StartedPort<'p>],
     workers: Vec<WorkerView>,
+    host: Arc<[HostPort]>,
     tsc_hz: u64,
 }
 
@@ -127,14 +133,12 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
         eal.port_by_device(&ports::dpdk_device(&port.device))
     })?;
     ports::warn_of_one_queue(&policy, &started);
-    let result = run_on(
-        policy,
-        options,
-        &eal,
-        &opened,
-        &started,
-        (&mut socket, leases),
-    );
+    let result = Host::new(&twins(&policy, &opened), &pool)
+        .map_err(GatewayError::from)
+        .and_then(|host| {
+            let sockets = (&mut socket, leases, host);
+            run_on(policy, options, &eal, &opened, &started, sockets)
+        });
     // The order DPDK needs: workers are gone, so queues are; then ports stop and close, and every buffer is home.
     drop(started);
     let mut ending = result?;
@@ -163,13 +167,26 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     Ok(ending)
 }
 
+/// The twin of each port that is to have one.
+fn twins(policy: &Policy, opened: &[OpenPort]) -> Vec<Option<TwinSettings>> {
+    let twin = |(port, open): (&Port, &OpenPort)| {
+        port.host.then(|| TwinSettings {
+            name: port.name.clone(),
+            mac: open.mac,
+            mtu: port.mtu,
+            addresses: port.addresses.clone(),
+        })
+    };
+    policy.ports.iter().zip(opened).map(twin).collect()
+}
+
 fn run_on<'p>(
     policy: Policy,
     options: &RunOptions,
     eal: &'p Eal,
     ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
-    (socket, leases): (&mut ControlSocket, Leases),
+    (socket, leases, host): (&mut ControlSocket, Leases, Host<'p>),
 ) -> Result<Ending, GatewayError> {
     let Assembly {
         shared,
@@ -187,9 +204,10 @@ fn run_on<'p>(
         ports,
         started,
         workers: views,
+        host: host.ports(),
         tsc_hz: eal.tsc_hz(),
     };
-    run_threads(workers, control, options, eal, socket)
+    run_threads(workers, control, options, eal, (socket, host))
 }
 
 fn run_threads<'p>(
@@ -197,8 +215,9 @@ fn run_threads<'p>(
     mut control: Control<'p, '_>,
     options: &RunOptions,
     eal: &'p Eal,
-    socket: &mut ControlSocket,
+    (socket, mut host): (&mut ControlSocket, Host<'p>),
 ) -> Result<Ending, GatewayError> {
+    let shared = Arc::clone(&control.shared);
     let stop = AtomicBool::new(false);
     let threads = eal.threads();
     let served = std::thread::scope(|scope| {
@@ -224,6 +243,23 @@ fn run_threads<'p>(
                 }
             }
         }
+        let carry = || {
+            host.run(&shared, &stop);
+            Ok(())
+        };
+        match std::thread::Builder::new()
+            .name("host".into())
+            .spawn_scoped(scope, carry)
+        {
+            Ok(handle) => handles.push(handle),
+            Err(error) => {
+                stop.store(true, Ordering::Relaxed);
+                return Err(GatewayError::System {
+                    what: "cannot start the host thread",
+                    error,
+                });
+            }
+        }
         serve::unblock_signals();
         let served = serve::serve(&mut control, socket, options, || {
             handles.iter().any(|handle| handle.is_finished())
@@ -240,8 +276,12 @@ fn run_threads<'p>(
     control.leases.finish(&control.shared.sad, &control.writer);
     let balanced = serve::log_totals(&control);
     // Workers hold queues and readers; what they shared goes with the last of them.
-    drop(workers);
+    drop((workers, host));
+    drop(shared);
     while control.shared.punts.pop().is_some() {}
+    for frames in &control.shared.from_host {
+        while frames.pop().is_some() {}
+    }
     drop(control);
     served.map(|()| Ending {
         pool_size: 0,

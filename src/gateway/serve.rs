@@ -6,22 +6,23 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{Control, GatewayError, RunOptions};
 use crate::control::protocol::Method;
 use crate::control::report::{
-    self, DropsReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
+    self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
     drops_report, side_name, stage_reports,
 };
 use crate::control::socket::ControlSocket;
 use crate::crypto::tier::Tier;
 use crate::dpdk::rss::Rss;
+use crate::host::HostPort;
 use crate::ids::PortIndex;
 use crate::policy::model::{MacAddr, Side};
 use crate::worker::counters::WorkerCounters;
 
-/// Longest pause between two looks at leases and punted packets.
+/// Longest pause between two looks at leases.
 const TICK: Duration = Duration::from_millis(10);
 /// Time between two looks at the links.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
@@ -68,7 +69,6 @@ pub(super) fn serve(
         })?;
         control.leases.tick(&control.shared.sad, &control.writer);
         control.writer.reclaim();
-        take_punts(control);
         if looked.elapsed() >= LINK_INTERVAL {
             looked = Instant::now();
             log_links(control, &mut links);
@@ -81,24 +81,11 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Takes what the workers handed over. There is no host side yet that would answer, so it ends here; the workers have
-/// counted it.
-fn take_punts(control: &Control<'_, '_>) {
-    for _ in 0..control.shared.punts.capacity() {
-        let Some(punted) = control.shared.punts.pop() else {
-            return;
-        };
-        let port = control
-            .ports
-            .get(punted.port.index())
-            .map_or("?", |port| port.name.as_str());
-        debug!(port, reason = punted.reason.name(), "punted packet");
-    }
-}
-
 fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
-    for ((port, started), known) in control.ports.iter().zip(control.started).zip(links) {
+    let ports = control.ports.iter().zip(control.started);
+    for (((port, started), known), host) in ports.zip(links).zip(control.host.iter()) {
         let Ok(link) = started.link() else { continue };
+        host.link_up.store(link.up, Ordering::Relaxed);
         if *known != Some(link.up) {
             *known = Some(link.up);
             if link.up {
@@ -166,9 +153,22 @@ fn ports_report(control: &Control<'_, '_>) -> PortsReport {
             tx_packets: sum(|counters| counters.tx_packets.get()),
             tx_bytes: sum(|counters| counters.tx_bytes.get()),
             rx_missed: missed,
+            host: control
+                .host
+                .get(usize::from(index))
+                .and_then(|host| host_report(host, sum(|port| port.from_host_dropped.get()))),
         });
     }
     report
+}
+
+fn host_report(host: &HostPort, not_sent: u64) -> Option<HostReport> {
+    host.has_twin.then(|| HostReport {
+        to_host: host.to_host.get(),
+        to_host_dropped: host.to_host_dropped.get(),
+        from_host: host.from_host.get(),
+        from_host_dropped: host.from_host_dropped.get().saturating_add(not_sent),
+    })
 }
 
 fn rss_report(rss: &Rss) -> RssReport {

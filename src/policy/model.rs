@@ -79,6 +79,8 @@ pub struct Port {
     pub mtu: u16,
     /// Queue pairs asked for; 1 to 64. The driver may offer fewer.
     pub queues: u16,
+    /// Whether it has a twin in the kernel, of its name: at most 15 characters then.
+    pub host: bool,
 }
 
 /// A 48-bit MAC address in wire order.

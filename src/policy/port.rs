@@ -19,12 +19,17 @@ const PAIR: Key = Key::new("pair", "pair = \"wan\"");
 const ADDRESSES: Key = Key::new("addresses", "addresses = [\"192.0.2.1/24\"]");
 const MTU: Key = Key::new("mtu", "mtu = 1500");
 const QUEUES: Key = Key::new("queues", "queues = 1");
-const KEYS: &[&Key] = &[&NAME, &DEVICE, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES];
+const HOST: Key = Key::new("host", "host = false");
+const KEYS: &[&Key] = &[
+    &NAME, &DEVICE, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES, &HOST,
+];
 
 /// As many ports as DPDK is built for.
 const MAX_PORTS: usize = 32;
 const MAX_QUEUES: u16 = 64;
 const DEFAULT_MTU: u16 = 1500;
+/// Longest name of an interface in Linux, in bytes.
+const MAX_INTERFACE_LEN: usize = 15;
 
 /// One port as far as it could be read.
 struct Draft<'a> {
@@ -35,6 +40,7 @@ struct Draft<'a> {
     addresses: Vec<At<IpNet>>,
     mtu: u16,
     queues: u16,
+    host: bool,
 }
 
 /// Every port as far as it could be read.
@@ -95,10 +101,26 @@ fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draf
         .find(&ADDRESSES)
         .and_then(|value| value.list(faults))
         .unwrap_or_default();
+    let host = table
+        .find(&HOST)
+        .and_then(|value| value.boolean(faults))
+        .is_none_or(|host| host.value);
+    let name = table
+        .need(&NAME, faults)
+        .and_then(|value| network::name(&value, faults));
+    if let Some(long) = name
+        .as_ref()
+        .filter(|name| host && name.value.len() > MAX_INTERFACE_LEN)
+    {
+        let message = format!(
+            "{} is too long for the port's interface in the kernel: {} characters, and at most {MAX_INTERFACE_LEN}",
+            quoted(long.value),
+            long.value.len()
+        );
+        faults.add(Fault::new(&long.span, message).help("shorten it, or write host = false"));
+    }
     Draft {
-        name: table
-            .need(&NAME, faults)
-            .and_then(|value| network::name(&value, faults)),
+        name,
         device: table
             .need(&DEVICE, faults)
             .and_then(|value| device(&value, faults)),
@@ -114,6 +136,7 @@ fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draf
             .collect(),
         mtu: mtu.map_or(DEFAULT_MTU, |number| number.value),
         queues: queues.map_or(default_queues, |number| number.value),
+        host,
     }
 }
 
@@ -373,6 +396,7 @@ impl<'a> Ports<'a> {
                     .collect(),
                 mtu: draft.mtu,
                 queues: draft.queues,
+                host: draft.host,
             })
         };
         self.drafts

@@ -40,10 +40,14 @@ pub struct PortCounters {
     pub rx_packets: Counter,
     /// Their bytes, Ethernet header included.
     pub rx_bytes: Counter,
-    /// Frames the driver took.
+    /// Frames the driver took that had come in by the pair.
     pub tx_packets: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
+    /// Frames of the host's own that the driver took; none of `tx_packets`.
+    pub from_host: Counter,
+    /// Those it did not take.
+    pub from_host_dropped: Counter,
 }
 
 /// What a worker did with what came in on one side.

@@ -11,8 +11,8 @@ use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
-use crate::drop::{DropReason, Fate, PuntReason};
-use crate::ids::PortIndex;
+use crate::drop::DropReason;
+use crate::ids::{PortIndex, QueueId};
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
@@ -21,10 +21,13 @@ use crate::policy::tables::Tables;
 use crate::rcu::{Reader, Slots};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::probe::{Probe, Stage};
+use crate::worker::punt::{PuntLimits, Punted, punt_burst};
 use crate::worker::stages::{View, process_burst};
 
 /// How often a burst is offered to a transmit queue that takes only part of it.
 const TX_ATTEMPTS: usize = 8;
+/// The transmit queue of each port that the host's frames leave by; one worker fills it.
+const FOR_HOST: QueueId = QueueId(0);
 
 const _: () = assert!(CAPACITY == BURST);
 
@@ -40,16 +43,6 @@ pub struct Lane<'p> {
     pub egress: PortIndex,
 }
 
-/// A packet on its way to the control side.
-pub struct Punted<'p> {
-    /// The packet: an Ethernet frame where it is ARP, an IP packet otherwise.
-    pub mbuf: Mbuf<'p>,
-    /// Why it goes there.
-    pub reason: PuntReason,
-    /// The port it came in by.
-    pub port: PortIndex,
-}
-
 /// What workers share with the control side.
 pub struct Shared<'p> {
     /// The published tables, in slot 0.
@@ -58,6 +51,10 @@ pub struct Shared<'p> {
     pub sad: Sad,
     /// Punted packets, bounded.
     pub punts: ArrayQueue<Punted<'p>>,
+    /// How many more of each kind there may be.
+    pub punt_limits: PuntLimits,
+    /// By `PortIndex`: frames of the host's own that are to leave by the port.
+    pub from_host: Box<[ArrayQueue<Mbuf<'p>>]>,
 }
 
 /// One worker.
@@ -113,7 +110,7 @@ impl<'p> Worker<'p> {
         let round = Round {
             tables,
             sad: self.shared.sad.view(&guard),
-            punts: &self.shared.punts,
+            shared: &self.shared,
             counters: &self.counters,
             id: &self.id,
         };
@@ -137,7 +134,7 @@ impl<'p> Worker<'p> {
 struct Round<'g, 'p> {
     tables: &'g Tables,
     sad: SadView<'g>,
-    punts: &'g ArrayQueue<Punted<'p>>,
+    shared: &'g Shared<'p>,
     counters: &'g WorkerCounters,
     id: &'g WorkerId,
 }
@@ -151,7 +148,7 @@ fn run_lane<'p, P: Probe>(
     let Round {
         tables,
         sad,
-        punts,
+        shared,
         counters,
         id,
     } = round;
@@ -159,8 +156,14 @@ fn run_lane<'p, P: Probe>(
     else {
         return 0;
     };
-    probe.begin();
     let Scratch { burst, dead, metas } = scratch;
+    if let Some(frames) = shared.from_host.get(lane.egress.index())
+        && lane.tx.queue() == FOR_HOST
+        && !frames.is_empty()
+    {
+        send_for_host(lane, frames, burst, counters);
+    }
+    probe.begin();
     let received = lane.rx.rx_burst(burst);
     if received == 0 {
         return 0;
@@ -184,7 +187,8 @@ fn run_lane<'p, P: Probe>(
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
-        punt(metas, dead, lane.ingress, punts);
+        let (punts, limits) = (&shared.punts, &shared.punt_limits);
+        punt_burst(metas, dead, lane.ingress, punts, limits);
         dead.clear();
         counters.direction(ingress.side).add_fates(metas);
     }
@@ -222,30 +226,32 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
     }
 }
 
-/// Hands punted packets to the control side, in the order they came. `dead` holds the packets of `metas` that are not
-/// live, in order; what is left in it afterwards is to be freed. A packet that the ring has no room for is dropped as
-/// `PuntFull`.
-fn punt<'p>(
-    metas: &mut [PacketMeta],
-    dead: &mut Burst<'p>,
-    port: PortIndex,
-    punts: &ArrayQueue<Punted<'p>>,
+/// Sends frames of the host's own, a burst at most. What the transmit queue does not take is dropped, as a kernel would.
+#[cold]
+fn send_for_host<'p>(
+    lane: &mut Lane<'p>,
+    frames: &ArrayQueue<Mbuf<'p>>,
+    burst: &mut Burst<'p>,
+    counters: &WorkerCounters,
 ) {
-    if !metas
-        .iter()
-        .any(|meta| matches!(meta.fate, Fate::Punted(_)))
+    while !burst.is_full()
+        && let Some(frame) = frames.pop()
     {
-        return;
+        // There is room.
+        let _ = burst.push(frame);
     }
-    // So that the last to be taken out are those that came last.
-    dead.as_mut_slice().reverse();
-    for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
-        let Some(mbuf) = dead.pop() else { return };
-        if let Fate::Punted(reason) = meta.fate
-            && punts.push(Punted { mbuf, reason, port }).is_err()
-        {
-            meta.kill(DropReason::PuntFull);
+    let packets = burst.len() as u64;
+    for _ in 0..TX_ATTEMPTS {
+        if burst.is_empty() {
+            break;
         }
+        lane.tx.tx_burst(burst);
+    }
+    let left = burst.len() as u64;
+    burst.clear();
+    if let Some(counters) = counters.port(lane.egress) {
+        counters.from_host.add(packets.wrapping_sub(left));
+        counters.from_host_dropped.add(left);
     }
 }
 

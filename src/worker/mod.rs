@@ -22,5 +22,7 @@ pub mod forward;
 pub mod parse;
 pub mod probe;
 #[cfg(feature = "dpdk")]
+pub mod punt;
+#[cfg(feature = "dpdk")]
 pub mod run;
 pub mod stages;

@@ -17,6 +17,7 @@ use simplon::rcu::{self, Writer};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::probe::NoProbe;
+use simplon::worker::punt::PuntLimits;
 
 use super::packets::{ESP, UDP, framed, ip, udp};
 use super::sites::{self, Site};
@@ -149,6 +150,8 @@ impl<'p> Gateway<'p> {
             tables: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             punts: ArrayQueue::new(PUNTS),
+            punt_limits: PuntLimits::unlimited(),
+            from_host: Box::default(),
         });
         let topology = Topology {
             macs: macs.map(MacAddr).to_vec(),

@@ -261,6 +261,19 @@ fn ports() {
             &[("queues", "from 1 to 64")],
         ),
         case(
+            &[("queues = 3", "host = 1")],
+            &[("host", "write host = false")],
+        ),
+        case(
+            &[("name = \"lan\"", "name = \"a-port-with-a-name\"")],
+            &[
+                ("a-port-with-a-name", "write host = false"),
+                ("lan", "did you mean \"wan\""),
+                ("lan", "did you mean \"wan\""),
+                ("lan", "did you mean \"wan\""),
+            ],
+        ),
+        case(
             &[("10.1.0.1/24", "10.1.0.1")],
             &[("10.1.0.1", "write \"10.1.0.1/24\"")],
         ),

@@ -201,8 +201,14 @@ fn veth(near: &End<'_>, far: &End<'_>, mtu: u16, queues: u16) -> Result<()> {
             "ethtool", "-K", end.name, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
         ])?;
         if end.name != "a0" && end.name != "b0" {
-            let setting = format!("echo 1 > /proc/sys/net/ipv6/conf/{}/disable_ipv6", end.name);
-            end.netns.run(&["sh", "-c", &setting])?;
+            // An interface that DPDK reads beside the kernel: only the gateway's own twin of it may answer.
+            let settings = [
+                "ipv6/conf/{}/disable_ipv6",
+                "ipv4/conf/{}/arp_ignore",
+                "ipv4/conf/{}/rp_filter",
+            ]
+            .map(|setting| format!("echo 1 > /proc/sys/net/{}", setting.replace("{}", end.name)));
+            end.netns.run(&["sh", "-c", &settings.join("; ")])?;
         }
         run(&["ip", "-n", end.netns.name(), "link", "set", end.name, "up"])?;
     }

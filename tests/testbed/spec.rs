@@ -105,6 +105,8 @@ pub struct TunnelSpec {
     pub inner_mtu: u16,
     /// Largest IP packet between the gateways, in bytes. DPDK's AF_PACKET driver takes 1,500 at most.
     pub outer_mtu: u16,
+    /// Whether the gateways' ports have twins in the kernel.
+    pub host: bool,
 }
 
 impl Default for TunnelSpec {
@@ -122,6 +124,7 @@ impl Default for TunnelSpec {
             ports: PortKind::AfPacket { qpairs: 1 },
             inner_mtu: 1400,
             outer_mtu: 1500,
+            host: false,
         }
     }
 }
@@ -328,18 +331,20 @@ pub(super) fn policy_text(
         places.socket,
     );
     text += &format!(
-        "\n[[port]]\nname = \"lan\"\ndevice = {:?}\nside = \"protected\"\npair = \"wan\"\naddresses = {}\nmtu = {}\nqueues = {}\n",
+        "\n[[port]]\nname = \"lan\"\ndevice = {:?}\nside = \"protected\"\npair = \"wan\"\naddresses = {}\nmtu = {}\nqueues = {}\nhost = {}\n",
         spec.ports.device(0, "lan0"),
         both(&|family| with_length(site.lan_address(family))),
         spec.inner_mtu,
         spec.ports.queues(),
+        spec.host,
     );
     text += &format!(
-        "\n[[port]]\nname = \"wan\"\ndevice = {:?}\nside = \"unprotected\"\npair = \"lan\"\naddresses = {}\nmtu = {}\nqueues = {}\n",
+        "\n[[port]]\nname = \"wan\"\ndevice = {:?}\nside = \"unprotected\"\npair = \"lan\"\naddresses = {}\nmtu = {}\nqueues = {}\nhost = {}\n",
         spec.ports.device(1, "wan0"),
         both(&|family| with_length(site.wan_address(family))),
         spec.outer_mtu,
         spec.ports.queues(),
+        spec.host,
     );
     for family in [Family::V4, Family::V6] {
         let host = (site.host_address(family), site.host_mac(), "lan");

@@ -1,0 +1,235 @@
+//! The host side: what the packet path does not own goes to the kernel, and what the kernel sends comes back.
+//!
+//! Each port has a twin, a TAP interface of its name with its MAC address, MTU and addresses. ARP, neighbour discovery,
+//! ICMP, IKE, routing protocols and ssh end there: the kernel's stack answers. A thread of its own carries frames between
+//! the twins and the workers' rings, so that neither workers make a system call nor a flood holds up the control thread.
+#![forbid(unsafe_code)]
+
+mod netlink;
+mod twin;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracing::warn;
+
+use crate::buf::PacketBuf;
+use crate::dpdk::mbuf::Mbuf;
+use crate::dpdk::mempool::Mempool;
+use crate::host::twin::Twin;
+use crate::worker::counters::Counter;
+use crate::worker::datapath::Shared;
+
+/// Longest time that a punted packet waits for this thread to look. Workers cannot wake it: that is a system call.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+/// Frames taken from one place before it is another's turn.
+const TURN: usize = 64;
+/// Time between two refills of the punt limits.
+const REFILL: Duration = Duration::from_millis(10);
+/// Bytes of an Ethernet header with two VLAN tags, before the IP packet.
+const LINK_HEADERS: usize = 14 + 8;
+
+/// What a port's twin is to be.
+#[derive(Clone, Debug)]
+pub struct TwinSettings {
+    /// Its name: the port's.
+    pub name: String,
+    /// The port's MAC address.
+    pub mac: [u8; 6],
+    /// The port's MTU.
+    pub mtu: u16,
+    /// The port's addresses.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A twin that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the host interface {name}: {what}: {error}\n  help: {help}")]
+pub struct HostError {
+    name: String,
+    what: &'static str,
+    error: io::Error,
+    help: &'static str,
+}
+
+/// What the host thread and the control thread both see of a port.
+#[derive(Default)]
+pub struct HostPort {
+    /// Whether the port's link is up, as the control thread saw it last.
+    pub link_up: AtomicBool,
+    /// Whether there is a twin.
+    pub has_twin: bool,
+    /// Punted frames that the kernel took.
+    pub to_host: Counter,
+    /// Those that it did not take, or that had nowhere to go.
+    pub to_host_dropped: Counter,
+    /// Frames of the kernel's that went to a worker's ring.
+    pub from_host: Counter,
+    /// Those that had no room there, or no buffer.
+    pub from_host_dropped: Counter,
+}
+
+/// The twins, and what carries frames to and from them.
+pub struct Host<'p> {
+    twins: Vec<Option<Twin>>,
+    ports: Arc<[HostPort]>,
+    pool: &'p Mempool<'p>,
+    /// A buffer that was taken for a frame and not used.
+    spare: Option<Mbuf<'p>>,
+    max_frame: usize,
+}
+
+impl<'p> Host<'p> {
+    /// Makes the twins, in the order of the ports; none for a port that has `None`.
+    ///
+    /// # Errors
+    /// [`HostError`]; no twin is left then.
+    pub fn new(
+        settings: &[Option<TwinSettings>],
+        pool: &'p Mempool<'p>,
+    ) -> Result<Self, HostError> {
+        let twins: Vec<Option<Twin>> = settings
+            .iter()
+            .map(|settings| settings.as_ref().map(Twin::new).transpose())
+            .collect::<Result<_, _>>()?;
+        let ports: Arc<[HostPort]> = twins
+            .iter()
+            .map(|twin| HostPort {
+                has_twin: twin.is_some(),
+                ..HostPort::default()
+            })
+            .collect();
+        let max_mtu = settings.iter().flatten().map(|settings| settings.mtu).max();
+        Ok(Self {
+            twins,
+            ports,
+            pool,
+            spare: None,
+            max_frame: usize::from(max_mtu.unwrap_or(0)).saturating_add(LINK_HEADERS),
+        })
+    }
+
+    /// What the control thread sees of each port.
+    pub fn ports(&self) -> Arc<[HostPort]> {
+        Arc::clone(&self.ports)
+    }
+
+    /// Carries frames until told to stop.
+    pub fn run(&mut self, shared: &Shared<'p>, stop: &AtomicBool) {
+        let mut refilled = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let passed = refilled.elapsed();
+            if passed >= REFILL {
+                shared.punt_limits.refill(passed);
+                refilled = Instant::now();
+                self.follow_links();
+            }
+            let carried = self.give_punted(shared) + self.take_frames(shared);
+            if carried == 0 {
+                self.wait();
+            }
+        }
+    }
+
+    /// Hands punted frames to the twins of the ports they came in by.
+    fn give_punted(&self, shared: &Shared<'p>) -> usize {
+        let mut carried = 0;
+        while carried < TURN
+            && let Some(punted) = shared.punts.pop()
+        {
+            carried += 1;
+            let at = punted.port.index();
+            let Some(port) = self.ports.get(at) else {
+                continue;
+            };
+            let twin = self.twins.get(at).and_then(Option::as_ref);
+            if twin.is_some_and(|twin| twin.send(punted.mbuf.data()).is_ok()) {
+                port.to_host.add(1);
+            } else {
+                port.to_host_dropped.add(1);
+            }
+        }
+        carried
+    }
+
+    /// Hands the kernel's frames to the workers.
+    fn take_frames(&mut self, shared: &Shared<'p>) -> usize {
+        let mut carried = 0usize;
+        for at in 0..self.twins.len() {
+            for _ in 0..TURN {
+                if !self.take_frame(at, shared) {
+                    break;
+                }
+                carried += 1;
+            }
+        }
+        carried
+    }
+
+    /// Takes one frame from the twin of port `at`; false where there is none.
+    fn take_frame(&mut self, at: usize, shared: &Shared<'p>) -> bool {
+        let (Some(Some(twin)), Some(port)) = (self.twins.get(at), self.ports.get(at)) else {
+            return false;
+        };
+        let Some(mut mbuf) = self.spare.take().or_else(|| self.pool.alloc()) else {
+            // Frames stay with the kernel until there are buffers again.
+            return false;
+        };
+        let room = self.max_frame.min(mbuf.tailroom());
+        let Some(bytes) = mbuf.append(room) else {
+            return false;
+        };
+        let len = match twin.receive(bytes) {
+            Ok(len) => len.min(room),
+            Err(_) => {
+                mbuf.trim(room);
+                self.spare = Some(mbuf);
+                return false;
+            }
+        };
+        mbuf.trim(room.saturating_sub(len));
+        let ring = shared.from_host.get(at);
+        if ring.is_some_and(|ring| ring.push(mbuf).is_ok()) {
+            port.from_host.add(1);
+        } else {
+            port.from_host_dropped.add(1);
+        }
+        true
+    }
+
+    /// Waits until a twin has a frame, but no longer than punted packets may wait.
+    fn wait(&self) {
+        let mut twins: Vec<PollFd<'_>> = self
+            .twins
+            .iter()
+            .flatten()
+            .map(|twin| PollFd::new(twin, PollFlags::IN))
+            .collect();
+        // An error is a signal, and then there is a reason to look around.
+        let _ = poll(&mut twins, Some(&PAUSE));
+    }
+
+    /// Gives each twin the carrier that its port has.
+    fn follow_links(&mut self) {
+        for (twin, port) in self.twins.iter_mut().zip(self.ports.iter()) {
+            if let Some(twin) = twin
+                && let Err(error) = twin.set_carrier(port.link_up.load(Ordering::Relaxed))
+            {
+                warn!(
+                    port = twin.name(),
+                    "host interface: cannot set the carrier: {error}"
+                );
+            }
+        }
+    }
+}
+
+/// How many frames of the host's own may wait for the worker that sends them.
+pub const FROM_HOST_RING: usize = 256;
