@@ -171,6 +171,7 @@ impl<'p> Site<'p> {
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             punts: ArrayQueue::new(1),
             punt_limits: PuntLimits::unlimited(),
+            wanted: ArrayQueue::new(1),
             from_host: Box::default(),
         });
         let macs = MACS[site].map(MacAddr).to_vec();

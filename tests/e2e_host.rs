@@ -83,6 +83,56 @@ fn kernel_answers_for_the_gateway_and_reaches_out_by_its_ports() -> Result<()> {
     assert_clean_stop(&mut bed)
 }
 
+/// Whether an echo request from host A to `address` is answered, tried for five seconds.
+fn is_reached(bed: &Testbed, address: &str) -> bool {
+    wait_until(Duration::from_secs(5), || {
+        let ping = ["ping", "-n", "-c", "1", "-W", "1", address];
+        bed.host_a.run(&ping).is_ok()
+    })
+}
+
+#[test]
+fn neighbours_and_routes_are_the_kernels() -> Result<()> {
+    let spec = TunnelSpec {
+        host: true,
+        static_neighbours: false,
+        ..TunnelSpec::default()
+    };
+    let Some(mut bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    for family in FAMILIES {
+        let far = Site::East.host_address(family).to_string();
+        assert!(is_reached(&bed, &far), "{:#}", bed.east.show("drops")?);
+        let ping = Ping {
+            family,
+            ..Ping::default()
+        };
+        assert_eq!(bed.ping(&ping)?.received, ping.count, "once all are found");
+    }
+    // A network behind a router on the far link, which the kernel alone knows of.
+    bed.host_b
+        .run(&["ip", "address", "add", "10.2.9.1/32", "dev", "lo"])?;
+    let no_route = bed.east.dropped_for("inbound", "no-route")?;
+    let ping = ["ping", "-n", "-c", "1", "-W", "1", "10.2.9.1"];
+    assert!(bed.host_a.run(&ping).is_err(), "no route yet");
+    assert!(bed.east.dropped_for("inbound", "no-route")? > no_route);
+    let route = |verb| {
+        let to = ["10.2.9.0/24", "via", "10.2.0.10", "dev", "lan"];
+        bed.east
+            .netns()
+            .run(&[&["ip", "route", verb][..], &to].concat())
+    };
+    route("add")?;
+    std::thread::sleep(Duration::from_millis(100));
+    assert_answers(&bed.host_a, "10.2.9.1", 3)?;
+    route("del")?;
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(bed.host_a.run(&ping).is_err(), "no route any more");
+    assert_balanced(&bed)?;
+    assert_clean_stop(&mut bed)
+}
+
 #[test]
 fn tcp_to_the_gateway_and_a_flood_beside_the_tunnel() -> Result<()> {
     let spec = TunnelSpec {
@@ -97,7 +147,7 @@ fn tcp_to_the_gateway_and_a_flood_beside_the_tunnel() -> Result<()> {
         .west
         .netns()
         .command("iperf3", "KILL")
-        .args(["-s", "-1", "-B", &gateway])
+        .args(["-s", "-B", &gateway])
         .stdout(Stdio::null())
         .spawn()?;
     let mut said = Err(Failure::new("not tried"));

@@ -13,14 +13,17 @@ use crate::host::FROM_HOST_RING;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
 use crate::policy::compile::{
-    Topology, compile, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
+    Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
 };
 use crate::policy::model::MacAddr;
+use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Lane, Shared, Worker};
 use crate::worker::punt::PuntLimits;
 
+/// Destinations whose MAC address workers may want at one time.
+const WANTED_RING: usize = 256;
 /// Punted packets that may wait for the host thread.
 const PUNT_RING: usize = 1024;
 
@@ -34,6 +37,8 @@ pub struct Assembly<'p> {
     pub leases: Leases,
     /// Every SA of the policy.
     pub rows: Vec<SaRow>,
+    /// What the tables are compiled from.
+    pub plan: Plan,
     /// The workers that have something to poll, each with its core.
     pub workers: Vec<(usize, Worker<'p>)>,
     /// The same workers as the control side sees them.
@@ -64,6 +69,7 @@ pub fn assemble<'p>(
         sad: Sad::new(&writer, slots),
         punts: ArrayQueue::new(PUNT_RING),
         punt_limits: PuntLimits::new(),
+        wanted: ArrayQueue::new(WANTED_RING),
         from_host: ports
             .iter()
             .map(|_| ArrayQueue::new(FROM_HOST_RING))
@@ -73,9 +79,9 @@ pub fn assemble<'p>(
     let topology = Topology {
         macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     };
-    let tables = Box::new(compile(&policy, &topology));
+    let plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
-    let _ = writer.replace(&shared.tables, 0, Some(tables));
+    let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables(&[]))));
     let lanes = ports::lanes(&policy, ports, started);
     let cores = policy.gateway.workers.clone();
     drop(policy);
@@ -86,6 +92,7 @@ pub fn assemble<'p>(
         writer,
         leases,
         rows,
+        plan,
         workers,
         views,
     }

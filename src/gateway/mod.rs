@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod assembly;
+mod hops;
 pub mod ports;
 mod serve;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{error, info};
 
+use hops::Hops;
 use ports::OpenPort;
 
 use crate::control::leases::Leases;
@@ -90,6 +92,7 @@ struct Control<'p, 'r> {
     started: &'r [StartedPort<'p>],
     workers: Vec<WorkerView>,
     host: Arc<[HostPort]>,
+    hops: Hops,
     tsc_hz: u64,
 }
 
@@ -193,9 +196,14 @@ fn run_on<'p>(
         writer,
         leases,
         rows,
+        plan,
         workers,
         views,
     } = assemble(policy, leases, ports, started);
+    let monitor = host.monitor().map_err(|error| GatewayError::System {
+        what: "cannot follow the kernel's neighbours and routes",
+        error,
+    })?;
     let control = Control {
         shared,
         writer,
@@ -205,6 +213,7 @@ fn run_on<'p>(
         started,
         workers: views,
         host: host.ports(),
+        hops: Hops::new(plan, monitor),
         tsc_hz: eal.tsc_hz(),
     };
     run_threads(workers, control, options, eal, (socket, host))

@@ -68,6 +68,7 @@ pub(super) fn serve(
             error,
         })?;
         control.leases.tick(&control.shared.sad, &control.writer);
+        control.hops.follow(&control.shared, &mut control.writer);
         control.writer.reclaim();
         if looked.elapsed() >= LINK_INTERVAL {
             looked = Instant::now();

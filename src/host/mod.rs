@@ -5,8 +5,11 @@
 //! the twins and the workers' rings, so that neither workers make a system call nor a flood holds up the control thread.
 #![forbid(unsafe_code)]
 
+mod monitor;
 mod netlink;
 mod twin;
+
+pub use monitor::Monitor;
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use crate::buf::PacketBuf;
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::mempool::Mempool;
 use crate::host::twin::Twin;
+use crate::ids::PortIndex;
 use crate::worker::counters::Counter;
 use crate::worker::datapath::Shared;
 
@@ -114,6 +118,16 @@ impl<'p> Host<'p> {
             spare: None,
             max_frame: usize::from(max_mtu.unwrap_or(0)).saturating_add(LINK_HEADERS),
         })
+    }
+
+    /// Follows what the kernel knows on the twins.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn monitor(&self) -> io::Result<Monitor> {
+        let twins = (0u16..).map(PortIndex).zip(&self.twins);
+        let twins = twins.filter_map(|(port, twin)| Some((port, twin.as_ref()?.index())));
+        Monitor::new(self.twins.len(), twins)
     }
 
     /// What the control thread sees of each port.

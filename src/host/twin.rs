@@ -1,8 +1,10 @@
 //! One TAP interface.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use ipnet::IpNet;
 use rustix::io::Errno;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
@@ -50,7 +52,7 @@ impl Twin {
         rustix::io::ioctl_fionbio(&device, true).map_err(|error| fail("FIONBIO", error.into()))?;
         let index = device.if_index().map_err(|error| fail("if_index", error))?;
         let netlink = Netlink::new().map_err(|error| fail("netlink", error))?;
-        for address in &settings.addresses {
+        for address in settings.addresses.iter().chain(&link_local(settings)) {
             netlink
                 .add_address(index, address)
                 .map_err(|error| fail("RTM_NEWADDR", error))?;
@@ -69,6 +71,11 @@ impl Twin {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The kernel's number of it.
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 
     /// Gives a frame to the kernel.
@@ -90,6 +97,41 @@ impl Twin {
         }
         Ok(())
     }
+}
+
+/// The link-local address of a twin that has IPv6 (RFC 4291 appendix A), where the policy gives it none. The kernel makes the
+/// same one by itself, unless it was told to make none; and without one it asks for no neighbour.
+fn link_local(settings: &TwinSettings) -> Option<IpNet> {
+    let of_v6 = |address: &&IpNet| address.addr().is_ipv6();
+    let is_link_local = |address: &IpNet| match address.addr() {
+        IpAddr::V6(own) => own.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    let mut with_v6 = settings.addresses.iter().filter(of_v6).peekable();
+    with_v6.peek()?;
+    if with_v6.any(is_link_local) {
+        return None;
+    }
+    let [a, b, c, d, e, f] = settings.mac;
+    let own = [
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ];
+    IpNet::new(IpAddr::from(own), 64).ok()
 }
 
 impl AsFd for Twin {

@@ -48,6 +48,14 @@ impl AddressPair {
             _ => None,
         }
     }
+
+    /// The destination.
+    pub fn destination(self) -> IpAddr {
+        match self {
+            Self::V4(_, destination) => Ipv4Addr::from_bits(destination).into(),
+            Self::V6(_, destination) => Ipv6Addr::from_bits(destination).into(),
+        }
+    }
 }
 
 /// Prefixes of both families, to ask whether an address is in one of them. Meant for the few networks of one tunnel.

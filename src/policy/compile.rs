@@ -2,16 +2,15 @@
 
 use std::net::IpAddr;
 
-use crate::ids::{NextHopIndex, PortIndex, SaIndex, TunnelIndex};
+use crate::ids::{PortIndex, SaIndex, TunnelIndex};
 use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
-use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::selector::{PrefixSet, Selectors};
 use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
 use crate::policy::model::{EndpointSet, MacAddr, Policy, Side, Tunnel};
-use crate::policy::routes::{RouteTarget, Routes};
-use crate::policy::tables::{LocalAddresses, NextHop, PortTable, Tables};
+use crate::policy::plan::Plan;
+use crate::policy::tables::{LocalAddresses, Tables};
 
 /// What compilation has to know of the machine.
 pub struct Topology {
@@ -81,24 +80,14 @@ pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
     })
 }
 
-/// Compiles the tables of `policy`.
+/// Compiles the tables of `policy`, with nothing learned from the kernel.
 pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
-    let mut next_hops = Vec::new();
-    let ports = (0u16..)
-        .zip(&policy.ports)
-        .map(|(at, _)| compile_port(policy, topology, PortIndex(at), &mut next_hops))
-        .collect();
-    Tables {
-        spd: compile_spd(policy),
-        spis: SpiIndex::new(endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot))),
-        ports,
-        next_hops: next_hops.into(),
-    }
+    Plan::new(policy, topology).tables(&[])
 }
 
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
 /// the inner one, of one that one.
-fn compile_spd(policy: &Policy) -> Spd {
+pub(super) fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
     let mut first = 0u32;
     for tunnel in &policy.tunnels {
@@ -131,56 +120,7 @@ fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
     }
 }
 
-fn compile_port(
-    policy: &Policy,
-    topology: &Topology,
-    index: PortIndex,
-    next_hops: &mut Vec<NextHop>,
-) -> PortTable {
-    let port = &policy.ports[index.index()];
-    let mac = topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0);
-    let mut routes = Routes::default();
-    for neighbour in policy
-        .neighbours
-        .iter()
-        .filter(|neighbour| neighbour.port == index)
-    {
-        let hop = NextHopIndex(u32::try_from(next_hops.len()).unwrap_or(u32::MAX));
-        let mut macs = [0; 12];
-        macs[..6].copy_from_slice(&neighbour.mac.0);
-        macs[6..].copy_from_slice(&mac);
-        next_hops.push(NextHop {
-            macs,
-            port: index,
-            mtu: port.mtu,
-        });
-        routes.add_neighbour(neighbour.address, hop);
-        // A neighbour is on the link, whether or not the port's subnets hold it.
-        routes.add_route(&neighbour.address.into(), RouteTarget::Via(hop));
-    }
-    for address in &port.addresses {
-        routes.add_route(&address.trunc(), RouteTarget::OnLink);
-    }
-    for route in policy.routes.iter().filter(|route| route.port == index) {
-        let target = routes
-            .lookup(route.via)
-            .map_or(RouteTarget::Unresolved, RouteTarget::Via);
-        routes.add_route(&route.to, target);
-    }
-    routes.compile();
-    let sa_hops = endpoint_sets(policy)
-        .map(|(.., set)| routes.lookup(set.remote))
-        .collect();
-    PortTable {
-        side: port.side,
-        mac,
-        local: local_addresses(policy, index),
-        routes,
-        sa_hops,
-    }
-}
-
-fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddresses {
+pub(super) fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddresses {
     let port = &policy.ports[index.index()];
     let mut local = LocalAddresses::default();
     for address in &port.addresses {

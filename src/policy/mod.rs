@@ -19,6 +19,7 @@ mod mask;
 pub mod model;
 mod network;
 mod parse;
+pub mod plan;
 mod port;
 pub mod queues;
 mod route;

@@ -16,7 +16,7 @@ pub enum RouteTarget {
     OnLink,
     /// To a router.
     Via(NextHopIndex),
-    /// To a router whose MAC address is not known.
+    /// To a router whose MAC address is not known; which one, [`Routes::missing`] says.
     Unresolved,
 }
 
@@ -142,6 +142,8 @@ struct Table<A> {
     /// Longest prefix first: its mask, and the prefixes of that length.
     lengths: Vec<(u8, A, FxHashMap<A, RouteTarget>)>,
     neighbours: FxHashMap<A, NextHopIndex>,
+    /// The routers of prefixes that are unresolved.
+    routers: FxHashMap<(A, u8), IpAddr>,
 }
 
 impl<A> Default for Table<A> {
@@ -149,6 +151,7 @@ impl<A> Default for Table<A> {
         Self {
             lengths: Vec::new(),
             neighbours: FxHashMap::default(),
+            routers: FxHashMap::default(),
         }
     }
 }
@@ -184,7 +187,70 @@ impl<A: Address> Table<A> {
     }
 }
 
+impl<A: Address> Table<A> {
+    /// The station whose MAC address is wanting for `destination`: it itself, or a router.
+    fn missing(&self, destination: A) -> Option<Missing> {
+        let (prefix, len, target) = self.lengths.iter().find_map(|(len, mask, prefixes)| {
+            let prefix = destination & *mask;
+            prefixes.get(&prefix).map(|target| (prefix, *len, *target))
+        })?;
+        match target {
+            RouteTarget::OnLink if !self.neighbours.contains_key(&destination) => {
+                Some(Missing::Destination)
+            }
+            RouteTarget::Unresolved => self
+                .routers
+                .get(&(prefix, len))
+                .copied()
+                .map(Missing::Router),
+            _ => None,
+        }
+    }
+}
+
+enum Missing {
+    Destination,
+    Router(IpAddr),
+}
+
 impl Routes {
+    /// Whether there is a neighbour of this address.
+    pub fn has_neighbour(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.neighbours.contains_key(&address.to_bits()),
+            IpAddr::V6(address) => self.v6.neighbours.contains_key(&address.to_bits()),
+        }
+    }
+
+    /// Adds a route to what is behind the router `via`, whose neighbour should be there already. Of two to one prefix the
+    /// first stands.
+    pub fn add_route_via(&mut self, to: &IpNet, via: IpAddr) {
+        let target = self
+            .lookup(via)
+            .map_or(RouteTarget::Unresolved, RouteTarget::Via);
+        self.add_route(to, target);
+        if target == RouteTarget::Unresolved {
+            let len = to.prefix_len();
+            match to.network() {
+                IpAddr::V4(net) => self.v4.routers.entry((net.to_bits(), len)).or_insert(via),
+                IpAddr::V6(net) => self.v6.routers.entry((net.to_bits(), len)).or_insert(via),
+            };
+        }
+    }
+
+    /// The station whose MAC address is wanting for `destination`: it itself, or the router before it. `None` where
+    /// nothing is wanting or there is no route. Not for workers: it looks at every length of prefix.
+    pub fn missing(&self, destination: IpAddr) -> Option<IpAddr> {
+        let missing = match destination {
+            IpAddr::V4(address) => self.v4.missing(address.to_bits())?,
+            IpAddr::V6(address) => self.v6.missing(address.to_bits())?,
+        };
+        Some(match missing {
+            Missing::Destination => destination,
+            Missing::Router(router) => router,
+        })
+    }
+
     /// Adds a neighbour on this port's link.
     pub fn add_neighbour(&mut self, address: IpAddr, hop: NextHopIndex) {
         match address {

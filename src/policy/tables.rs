@@ -1,8 +1,10 @@
 //! What workers look up: immutable, compiled on the control thread, published whole.
 //!
-//! SAs are not in here; they live in the SAD's slots, so that new tables reset no counter.
+//! SAs are not in here; they live in the SAD's slots, so that new tables reset no counter. What does not change with the
+//! kernel's routes and neighbours is shared by all tables.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
@@ -17,9 +19,9 @@ use crate::rcu::prefetch;
 /// One published set of tables.
 pub struct Tables {
     /// What becomes of clear text.
-    pub spd: Spd,
+    pub spd: Arc<Spd>,
     /// Inbound SPIs to slots.
-    pub spis: SpiIndex,
+    pub spis: Arc<SpiIndex>,
     /// By `PortIndex`.
     pub ports: Box<[PortTable]>,
     /// By `NextHopIndex`.
@@ -33,7 +35,7 @@ pub struct PortTable {
     /// Its MAC address.
     pub mac: [u8; 6],
     /// Its own addresses.
-    pub local: LocalAddresses,
+    pub local: Arc<LocalAddresses>,
     /// Routes and neighbours behind it.
     pub routes: Routes,
     /// By `SaIndex`: the next hop towards the SA's peer out of this port, or why there is none.

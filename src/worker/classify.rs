@@ -1,8 +1,6 @@
 //! Stage 4: what a packet is to this gateway: ESP to open, clear text to seal, something for the control side, or
 //! nothing at all.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use zerocopy::FromBytes;
 
 use crate::buf::PacketBuf;
@@ -150,7 +148,7 @@ fn is_nat_t(
     if !port
         .local
         .nat_t
-        .contains(&(destination_addr(destination), number))
+        .contains(&(destination.destination(), number))
     {
         return Ok(false);
     }
@@ -211,11 +209,4 @@ fn destination_port(data: &[u8], meta: &PacketMeta) -> Option<u16> {
     let datagram = data.get(usize::from(meta.l4_offset)..)?;
     let (header, _) = UdpHeader::ref_from_prefix(datagram).ok()?;
     Some(header.destination.get())
-}
-
-fn destination_addr(addresses: AddressPair) -> IpAddr {
-    match addresses {
-        AddressPair::V4(_, destination) => Ipv4Addr::from_bits(destination).into(),
-        AddressPair::V6(_, destination) => Ipv6Addr::from_bits(destination).into(),
-    }
 }

@@ -3,6 +3,7 @@
 //! A worker owns lanes: a receive queue of one port and the transmit queue of the paired port that what enters there
 //! leaves by. Each poll takes one burst from each lane to its end. No heap, no lock, no system call, no panic.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -11,8 +12,9 @@ use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
-use crate::drop::DropReason;
+use crate::drop::{DropReason, Fate};
 use crate::ids::{PortIndex, QueueId};
+use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
@@ -53,6 +55,8 @@ pub struct Shared<'p> {
     pub punts: ArrayQueue<Punted<'p>>,
     /// How many more of each kind there may be.
     pub punt_limits: PuntLimits,
+    /// Destinations behind a port to which packets could not go for want of a MAC address, bounded.
+    pub wanted: ArrayQueue<(PortIndex, IpAddr)>,
     /// By `PortIndex`: frames of the host's own that are to leave by the port.
     pub from_host: Box<[ArrayQueue<Mbuf<'p>>]>,
 }
@@ -187,6 +191,9 @@ fn run_lane<'p, P: Probe>(
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
+        if ingress.side == Side::Unprotected {
+            note_wanted(metas, dead, lane.egress, &shared.wanted);
+        }
         let (punts, limits) = (&shared.punts, &shared.punt_limits);
         punt_burst(metas, dead, lane.ingress, punts, limits);
         dead.clear();
@@ -223,6 +230,24 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
     if let Some(counters) = counters.port(lane.egress) {
         counters.tx_packets.add(sent);
         counters.tx_bytes.add(bytes.wrapping_sub(left_bytes));
+    }
+}
+
+/// Tells the control side where opened packets could not go for want of a MAC address. `dead` holds the packets of `metas`
+/// that are not live, in order. Where there is no room, others are asked for first, and these when they come again.
+fn note_wanted(
+    metas: &[PacketMeta],
+    dead: &Burst<'_>,
+    port: PortIndex,
+    wanted: &ArrayQueue<(PortIndex, IpAddr)>,
+) {
+    let ended = metas.iter().filter(|meta| !meta.is_live());
+    for (meta, packet) in ended.zip(dead) {
+        if meta.fate == Fate::Dropped(DropReason::NoNeighbour)
+            && let Some(addresses) = address_pair(packet.data(), meta)
+        {
+            let _ = wanted.push((port, addresses.destination()));
+        }
     }
 }
 

@@ -151,6 +151,7 @@ impl<'p> Gateway<'p> {
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             punts: ArrayQueue::new(PUNTS),
             punt_limits: PuntLimits::unlimited(),
+            wanted: ArrayQueue::new(1),
             from_host: Box::default(),
         });
         let topology = Topology {

@@ -147,7 +147,7 @@ pub(super) fn build(bed: &Testbed) -> Result<()> {
             spec.outer_mtu,
             spec.ports.queues(),
         )?;
-        address_host(host, host_interface, site)?;
+        address_host(host, host_interface, site, spec.static_neighbours)?;
     }
     bridge(&bed.wire)
 }
@@ -215,8 +215,8 @@ fn veth(near: &End<'_>, far: &End<'_>, mtu: u16, queues: u16) -> Result<()> {
     Ok(())
 }
 
-/// Gives a host its addresses, its routes to the other site and its gateway as a static neighbour.
-fn address_host(host: &Netns, interface: &str, site: Site) -> Result<()> {
+/// Gives a host its addresses, its routes to the other site and, where wanted, its gateway as a static neighbour.
+fn address_host(host: &Netns, interface: &str, site: Site, static_neighbours: bool) -> Result<()> {
     let mac = site.lan_mac();
     for family in [Family::V4, Family::V6] {
         let (address, gateway) = (
@@ -236,17 +236,19 @@ fn address_host(host: &Netns, interface: &str, site: Site) -> Result<()> {
             &[]
         };
         ip(&[&["address", "add", &prefix, "dev", interface], nodad].concat())?;
-        ip(&[
-            "neighbour",
-            "replace",
-            &gateway,
-            "lladdr",
-            &mac,
-            "dev",
-            interface,
-            "nud",
-            "permanent",
-        ])?;
+        if static_neighbours {
+            ip(&[
+                "neighbour",
+                "replace",
+                &gateway,
+                "lladdr",
+                &mac,
+                "dev",
+                interface,
+                "nud",
+                "permanent",
+            ])?;
+        }
         ip(&["route", "add", &far, "via", &gateway, "dev", interface])?;
     }
     Ok(())

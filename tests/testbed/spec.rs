@@ -107,6 +107,8 @@ pub struct TunnelSpec {
     pub outer_mtu: u16,
     /// Whether the gateways' ports have twins in the kernel.
     pub host: bool,
+    /// Whether policies and hosts name their neighbours; if not, all of them have to find each other.
+    pub static_neighbours: bool,
 }
 
 impl Default for TunnelSpec {
@@ -125,6 +127,7 @@ impl Default for TunnelSpec {
             inner_mtu: 1400,
             outer_mtu: 1500,
             host: false,
+            static_neighbours: true,
         }
     }
 }
@@ -354,6 +357,9 @@ pub(super) fn policy_text(
             "wan",
         );
         for (address, mac, port) in [host, peer] {
+            if !spec.static_neighbours {
+                continue;
+            }
             text += &format!(
                 "\n[[neighbour]]\naddress = \"{address}\"\nmac = {mac:?}\nport = {port:?}\n"
             );
