@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use crossbeam_queue::ArrayQueue;
 use simplon::buf::PacketBuf;
 use simplon::dpdk::{
     Burst, Eal, EalConfig, Mempool, Port, PortSettings, Queues, RxQueue, StartedPort, TxQueue,
@@ -29,8 +28,8 @@ use simplon::policy::{Secrets, Source, parse, render};
 use simplon::rcu::{self, Writer};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
+use simplon::worker::host::HostRings;
 use simplon::worker::probe::{CycleProbe, Stage};
-use simplon::worker::punt::PuntLimits;
 
 /// Inner packet lengths and how many of each there are in twelve.
 const IMIX: [(usize, usize); 3] = [(46, 7), (552, 4), (1500, 1)];
@@ -169,10 +168,7 @@ impl<'p> Site<'p> {
         let shared = Arc::new(Shared {
             tables: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
-            punts: ArrayQueue::new(1),
-            punt_limits: PuntLimits::unlimited(),
-            wanted: ArrayQueue::new(1),
-            from_host: Box::default(),
+            host: HostRings::without_host(1),
         });
         let macs = MACS[site].map(MacAddr).to_vec();
         let tables = Box::new(compile(&policy, &Topology { macs }));

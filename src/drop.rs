@@ -84,6 +84,7 @@ reasons! {
         NeighbourDiscovery = "neighbour-discovery", "IPv6 neighbour discovery.";
         Icmp = "icmp", "ICMP for the gateway itself.";
         Ike = "ike", "IKE: UDP port 500, or port 4500 with the non-ESP marker.";
+        Multicast = "multicast", "Sent to everyone on the link: routing protocols, group membership, DHCP.";
         Local = "local", "Anything else for the gateway itself.";
     }
 }

@@ -10,7 +10,8 @@ pub const BURST: usize = 64;
 /// Per-packet state that travels with a burst, in an array beside the packets.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketMeta {
-    /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned.
+    /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned. Of a packet that ended as `TooBig`: the
+    /// largest IP packet that would have gone, in bytes.
     pub seq: u64,
     /// The SA that seals or opens it, once a lookup has found one.
     pub sa: Option<SaIndex>,

@@ -134,6 +134,55 @@ fn neighbours_and_routes_are_the_kernels() -> Result<()> {
 }
 
 #[test]
+fn senders_are_told_of_expired_and_of_too_big_packets() -> Result<()> {
+    let spec = TunnelSpec {
+        host: true,
+        inner_mtu: 1500,
+        ..TunnelSpec::default()
+    };
+    let Some(mut bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    let ping = |arguments: &[&str], far: &str| -> Result<String> {
+        let ping = ["ping", "-n", "-c", "1", "-W", "2"];
+        let output = bed
+            .host_a
+            .command(ping[0], "KILL")
+            .args(&ping[1..])
+            .args(arguments)
+            .arg(far)
+            .output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for family in FAMILIES {
+        let far = Site::East.host_address(family).to_string();
+        // The path as traceroute sees it: the near gateway, the far one through the tunnel, the host.
+        for (ttl, site) in [("1", Site::West), ("2", Site::East)] {
+            let said = ping(&["-t", ttl], &far)?;
+            let gateway = site.lan_address(family).to_string();
+            assert!(said.contains(&format!("From {gateway} ")), "{said}");
+            let told = said.contains("Time to live exceeded") || said.contains("Hop limit");
+            assert!(told, "{said}");
+        }
+        assert!(ping(&["-t", "3"], &far)?.contains(" 0% packet loss"));
+        let limit = bed.spec().largest_inner_packet();
+        let size = |packet: u16| (packet - family.ping_overhead()).to_string();
+        let fits = ping(&["-M", "do", "-s", &size(limit)], &far)?;
+        assert!(fits.contains(" 0% packet loss"), "{fits}");
+        let said = ping(&["-M", "do", "-s", &size(limit + 1)], &far)?;
+        let told = match family {
+            Family::V4 => format!("Frag needed and DF set (mtu = {limit})"),
+            Family::V6 => format!("Packet too big: mtu={limit}"),
+        };
+        assert!(said.contains(&told), "{said}");
+    }
+    assert!(host_counter(&bed.west, "lan", "icmp_errors")? >= 4);
+    assert!(host_counter(&bed.east, "lan", "icmp_errors")? >= 2);
+    assert_balanced(&bed)?;
+    assert_clean_stop(&mut bed)
+}
+
+#[test]
 fn tcp_to_the_gateway_and_a_flood_beside_the_tunnel() -> Result<()> {
     let spec = TunnelSpec {
         host: true,

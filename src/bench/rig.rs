@@ -276,6 +276,6 @@ fn tick(gateways: &mut [(End, Assembly<'_>)]) {
     for (_, gateway) in gateways {
         gateway.leases.tick(&gateway.shared.sad, &gateway.writer);
         gateway.writer.reclaim();
-        while gateway.shared.punts.pop().is_some() {}
+        gateway.shared.host.clear();
     }
 }

@@ -73,6 +73,8 @@ pub struct HostReport {
     pub from_host: u64,
     /// Those that could not be sent.
     pub from_host_dropped: u64,
+    /// ICMP errors made for packets that the port brought or should have taken.
+    pub icmp_errors: u64,
 }
 
 /// Receive side scaling of a port, as its driver tells.

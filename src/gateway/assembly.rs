@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use tracing::{error, info, warn};
 
 use super::ports::{self, OpenPort};
 use crate::control::leases::{Leases, SaStart};
 use crate::control::report::SaRow;
 use crate::dpdk::port::StartedPort;
-use crate::host::FROM_HOST_RING;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
 use crate::policy::compile::{
@@ -20,12 +18,7 @@ use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Lane, Shared, Worker};
-use crate::worker::punt::PuntLimits;
-
-/// Destinations whose MAC address workers may want at one time.
-const WANTED_RING: usize = 256;
-/// Punted packets that may wait for the host thread.
-const PUNT_RING: usize = 1024;
+use crate::worker::host::HostRings;
 
 /// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
 pub struct Assembly<'p> {
@@ -67,13 +60,7 @@ pub fn assemble<'p>(
     let shared = Arc::new(Shared {
         tables: writer.slots(1),
         sad: Sad::new(&writer, slots),
-        punts: ArrayQueue::new(PUNT_RING),
-        punt_limits: PuntLimits::new(),
-        wanted: ArrayQueue::new(WANTED_RING),
-        from_host: ports
-            .iter()
-            .map(|_| ArrayQueue::new(FROM_HOST_RING))
-            .collect(),
+        host: HostRings::new(ports.len()),
     });
     let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
     let topology = Topology {

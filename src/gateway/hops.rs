@@ -1,6 +1,8 @@
 //! Keeps the workers' next hops as the kernel has them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,11 @@ use crate::worker::datapath::Shared;
 const COMPILE_INTERVAL: Duration = Duration::from_millis(20);
 /// Time between two questions for one station.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// Most stations that are asked for at one time.
-const MAX_ASKED: usize = 1024;
+/// Most stations that tunnels need and that are asked for in one turn.
+const MAX_NEEDED: usize = 64;
+/// Most stations behind the protected ports that are asked for in one [`ASK_INTERVAL`], so that who scans a network through
+/// a tunnel does not fill the kernel's tables.
+const MAX_WANTED: usize = 64;
 
 /// The tables' sources, and what is still to be found out.
 pub(super) struct Hops {
@@ -26,10 +31,14 @@ pub(super) struct Hops {
     /// Something changed since the last set of tables.
     stale: bool,
     compiled: Instant,
-    /// When stations were asked for.
-    asked: HashMap<(PortIndex, IpAddr), Instant>,
+    /// When stations behind the protected ports were asked for.
+    wanted: HashMap<(PortIndex, IpAddr), Instant>,
+    /// What tunnels need and was not yet asked for.
+    needed: Vec<(PortIndex, IpAddr)>,
     /// When what tunnels need was last looked for.
     looked: Option<Instant>,
+    /// When the kernel last refused something.
+    refused: Option<Instant>,
 }
 
 impl Hops {
@@ -40,8 +49,10 @@ impl Hops {
             // What the kernel knew before.
             stale: true,
             compiled: Instant::now(),
-            asked: HashMap::new(),
+            wanted: HashMap::new(),
+            needed: Vec::new(),
             looked: None,
+            refused: None,
         }
     }
 
@@ -49,7 +60,7 @@ impl Hops {
     pub(super) fn follow(&mut self, shared: &Shared<'_>, writer: &mut Writer) {
         match self.monitor.follow() {
             Ok(changed) => self.stale |= changed,
-            Err(error) => warn!("cannot follow the kernel's neighbours and routes: {error}"),
+            Err(error) => self.warn("follow neighbours and routes", &error),
         }
         if self.stale && (self.looked.is_none() || self.compiled.elapsed() >= COMPILE_INTERVAL) {
             let tables = Box::new(self.plan.tables(self.monitor.learned()));
@@ -58,34 +69,49 @@ impl Hops {
             (self.stale, self.compiled) = (false, Instant::now());
             self.looked = None;
         }
-        self.asked.retain(|_, at| at.elapsed() < ASK_INTERVAL);
         let Some(tables) = shared.tables.get_owned(writer, 0) else {
             return;
         };
         if self.looked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             self.looked = Some(Instant::now());
-            let missing: Vec<_> = self.plan.missing(tables).take(MAX_ASKED).collect();
-            for (port, address) in missing {
-                self.ask(port, address, true);
-            }
+            self.needed = self.plan.missing(tables).into_iter().collect();
         }
-        for _ in 0..shared.wanted.capacity() {
-            let Some((port, destination)) = shared.wanted.pop() else {
+        for _ in 0..MAX_NEEDED {
+            let Some((port, address)) = self.needed.pop() else {
+                break;
+            };
+            self.ask(port, address, true);
+        }
+        self.wanted.retain(|_, at| at.elapsed() < ASK_INTERVAL);
+        for _ in 0..shared.host.wanted.capacity() {
+            let Some((port, destination)) = shared.host.wanted.pop() else {
                 break;
             };
             let routes = tables.port(port).map(|port| &port.routes);
-            if let Some(address) = routes.and_then(|routes| routes.missing(destination)) {
+            let Some(address) = routes.and_then(|routes| routes.missing(destination)) else {
+                continue;
+            };
+            let is_full = self.wanted.len() >= MAX_WANTED;
+            if let Entry::Vacant(entry) = self.wanted.entry((port, address))
+                && !is_full
+            {
+                entry.insert(Instant::now());
                 self.ask(port, address, false);
             }
         }
     }
 
     fn ask(&mut self, port: PortIndex, address: IpAddr, kept: bool) {
-        if self.asked.len() < MAX_ASKED
-            && self.asked.insert((port, address), Instant::now()).is_none()
-            && let Err(error) = self.monitor.resolve(port, address, kept)
-        {
-            warn!(%address, "cannot ask the kernel for a neighbour: {error}");
+        if let Err(error) = self.monitor.resolve(port, address, kept) {
+            self.warn("find out a neighbour", &error);
+        }
+    }
+
+    /// Says so once in a while.
+    fn warn(&mut self, what: &'static str, error: &io::Error) {
+        if self.refused.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            self.refused = Some(Instant::now());
+            warn!("the kernel does not let us {what}: {error}");
         }
     }
 }

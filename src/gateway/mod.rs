@@ -170,15 +170,14 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     Ok(ending)
 }
 
-/// The twin of each port that is to have one.
-fn twins(policy: &Policy, opened: &[OpenPort]) -> Vec<Option<TwinSettings>> {
-    let twin = |(port, open): (&Port, &OpenPort)| {
-        port.host.then(|| TwinSettings {
-            name: port.name.clone(),
-            mac: open.mac,
-            mtu: port.mtu,
-            addresses: port.addresses.clone(),
-        })
+/// What the host side has to know of each port.
+fn twins(policy: &Policy, opened: &[OpenPort]) -> Vec<TwinSettings> {
+    let twin = |(port, open): (&Port, &OpenPort)| TwinSettings {
+        twin: port.host,
+        name: port.name.clone(),
+        mac: open.mac,
+        mtu: port.mtu,
+        addresses: port.addresses.clone(),
     };
     policy.ports.iter().zip(opened).map(twin).collect()
 }
@@ -287,10 +286,7 @@ fn run_threads<'p>(
     // Workers hold queues and readers; what they shared goes with the last of them.
     drop((workers, host));
     drop(shared);
-    while control.shared.punts.pop().is_some() {}
-    for frames in &control.shared.from_host {
-        while frames.pop().is_some() {}
-    }
+    control.shared.host.clear();
     drop(control);
     served.map(|()| Ending {
         pool_size: 0,

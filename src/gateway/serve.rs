@@ -169,6 +169,7 @@ fn host_report(host: &HostPort, not_sent: u64) -> Option<HostReport> {
         to_host_dropped: host.to_host_dropped.get(),
         from_host: host.from_host.get(),
         from_host_dropped: host.from_host_dropped.get().saturating_add(not_sent),
+        icmp_errors: host.icmp_errors.get(),
     })
 }
 

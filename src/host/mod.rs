@@ -5,6 +5,7 @@
 //! the twins and the workers' rings, so that neither workers make a system call nor a flood holds up the control thread.
 #![forbid(unsafe_code)]
 
+mod icmp;
 mod monitor;
 mod netlink;
 mod twin;
@@ -23,6 +24,7 @@ use tracing::warn;
 use crate::buf::PacketBuf;
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::mempool::Mempool;
+use crate::host::icmp::{Own, error_frame};
 use crate::host::twin::Twin;
 use crate::ids::PortIndex;
 use crate::worker::counters::Counter;
@@ -40,10 +42,12 @@ const REFILL: Duration = Duration::from_millis(10);
 /// Bytes of an Ethernet header with two VLAN tags, before the IP packet.
 const LINK_HEADERS: usize = 14 + 8;
 
-/// What a port's twin is to be.
+/// What the host side has to know of a port.
 #[derive(Clone, Debug)]
 pub struct TwinSettings {
-    /// Its name: the port's.
+    /// Whether it is to have a twin.
+    pub twin: bool,
+    /// Its name, and its twin's.
     pub name: String,
     /// The port's MAC address.
     pub mac: [u8; 6],
@@ -78,11 +82,14 @@ pub struct HostPort {
     pub from_host: Counter,
     /// Those that had no room there, or no buffer.
     pub from_host_dropped: Counter,
+    /// ICMP errors made for packets that the port brought or should have taken.
+    pub icmp_errors: Counter,
 }
 
 /// The twins, and what carries frames to and from them.
 pub struct Host<'p> {
     twins: Vec<Option<Twin>>,
+    own: Vec<Own>,
     ports: Arc<[HostPort]>,
     pool: &'p Mempool<'p>,
     /// A buffer that was taken for a frame and not used.
@@ -91,28 +98,29 @@ pub struct Host<'p> {
 }
 
 impl<'p> Host<'p> {
-    /// Makes the twins, in the order of the ports; none for a port that has `None`.
+    /// Makes the twins of those ports that are to have one; `settings` are in the order of the ports.
     ///
     /// # Errors
     /// [`HostError`]; no twin is left then.
-    pub fn new(
-        settings: &[Option<TwinSettings>],
-        pool: &'p Mempool<'p>,
-    ) -> Result<Self, HostError> {
+    pub fn new(settings: &[TwinSettings], pool: &'p Mempool<'p>) -> Result<Self, HostError> {
         let twins: Vec<Option<Twin>> = settings
             .iter()
-            .map(|settings| settings.as_ref().map(Twin::new).transpose())
+            .map(|settings| settings.twin.then(|| Twin::new(settings)).transpose())
             .collect::<Result<_, _>>()?;
         let ports: Arc<[HostPort]> = twins
             .iter()
             .map(|twin| HostPort {
                 has_twin: twin.is_some(),
+                // As the kernel takes it for, until the control thread has looked.
+                link_up: AtomicBool::new(true),
                 ..HostPort::default()
             })
             .collect();
-        let max_mtu = settings.iter().flatten().map(|settings| settings.mtu).max();
+        let max_mtu = settings.iter().map(|settings| settings.mtu).max();
+        let own = |settings: &TwinSettings| Own::new(settings.mac, &settings.addresses);
         Ok(Self {
             twins,
+            own: settings.iter().map(own).collect(),
             ports,
             pool,
             spare: None,
@@ -138,17 +146,25 @@ impl<'p> Host<'p> {
     /// Carries frames until told to stop.
     pub fn run(&mut self, shared: &Shared<'p>, stop: &AtomicBool) {
         let mut refilled = Instant::now();
+        let mut was_ready = false;
         while !stop.load(Ordering::Relaxed) {
             let passed = refilled.elapsed();
             if passed >= REFILL {
-                shared.punt_limits.refill(passed);
+                shared.host.limits.refill(passed);
                 refilled = Instant::now();
                 self.follow_links();
             }
-            let carried = self.give_punted(shared) + self.take_frames(shared);
-            if carried == 0 {
-                self.wait();
-            }
+            let carried =
+                self.give_punted(shared) + self.take_frames(shared) + self.send_errors(shared);
+            was_ready = if carried > 0 {
+                false
+            } else if was_ready {
+                // A twin that somebody deleted is ready all the time, and so is one whose frames find no buffer.
+                std::thread::sleep(Duration::from_millis(1));
+                false
+            } else {
+                self.wait()
+            };
         }
     }
 
@@ -156,7 +172,7 @@ impl<'p> Host<'p> {
     fn give_punted(&self, shared: &Shared<'p>) -> usize {
         let mut carried = 0;
         while carried < TURN
-            && let Some(punted) = shared.punts.pop()
+            && let Some(punted) = shared.host.punts.pop()
         {
             carried += 1;
             let at = punted.port.index();
@@ -209,7 +225,7 @@ impl<'p> Host<'p> {
             }
         };
         mbuf.trim(room.saturating_sub(len));
-        let ring = shared.from_host.get(at);
+        let ring = shared.host.to_send.get(at);
         if ring.is_some_and(|ring| ring.push(mbuf).is_ok()) {
             port.from_host.add(1);
         } else {
@@ -218,8 +234,43 @@ impl<'p> Host<'p> {
         true
     }
 
-    /// Waits until a twin has a frame, but no longer than punted packets may wait.
-    fn wait(&self) {
+    /// Sends the ICMP errors that are owed: to a host on the port's link straight, and to one behind a tunnel as if it had
+    /// come in by the protected port, so that it is sealed as any packet is.
+    fn send_errors(&mut self, shared: &Shared<'p>) -> usize {
+        let mut carried = 0;
+        while carried < TURN
+            && let Some(failed) = shared.host.failed.pop()
+        {
+            carried += 1;
+            let at = failed.protected.index();
+            let (Some(own), Some(port)) = (self.own.get(at), self.ports.get(at)) else {
+                continue;
+            };
+            let packet = failed.mbuf.data();
+            let frame = error_frame(own, packet, failed.reason, failed.limit, failed.sender);
+            let rings = match failed.sender {
+                Some(_) => &shared.host.to_send,
+                None => &shared.host.to_take,
+            };
+            let (Some(frame), Some(ring)) = (frame, rings.get(at)) else {
+                continue;
+            };
+            let Some(mut mbuf) = self.spare.take().or_else(|| self.pool.alloc()) else {
+                continue;
+            };
+            let Some(room) = mbuf.append(frame.len()) else {
+                continue;
+            };
+            room.copy_from_slice(&frame);
+            if ring.push(mbuf).is_ok() {
+                port.icmp_errors.add(1);
+            }
+        }
+        carried
+    }
+
+    /// Waits until a twin has a frame, but no longer than punted packets may wait. Returns whether one has.
+    fn wait(&self) -> bool {
         let mut twins: Vec<PollFd<'_>> = self
             .twins
             .iter()
@@ -227,7 +278,7 @@ impl<'p> Host<'p> {
             .map(|twin| PollFd::new(twin, PollFlags::IN))
             .collect();
         // An error is a signal, and then there is a reason to look around.
-        let _ = poll(&mut twins, Some(&PAUSE));
+        poll(&mut twins, Some(&PAUSE)).is_ok_and(|ready| ready > 0)
     }
 
     /// Gives each twin the carrier that its port has.
@@ -244,6 +295,3 @@ impl<'p> Host<'p> {
         }
     }
 }
-
-/// How many frames of the host's own may wait for the worker that sends them.
-pub const FROM_HOST_RING: usize = 256;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -16,7 +16,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// Bytes that the kernel may have said and not been heard: some ten thousand routes.
+/// Bytes that the kernel may have said and not been heard, as far as `net.core.rmem_max` lets them be.
 const EVENT_BYTES: usize = 8 << 20;
 
 /// A socket to rtnetlink.
@@ -26,13 +26,31 @@ pub(super) struct Netlink {
 
 /// What the kernel tells of: groups of `linux/rtnetlink.h`.
 #[derive(Clone, Copy)]
-pub(super) enum Groups {
+pub(super) enum Group {
+    /// RTNLGRP_LINK.
+    Links = 1,
     /// RTNLGRP_NEIGH.
     Neighbours = 3,
     /// RTNLGRP_IPV4_ROUTE.
     RoutesV4 = 7,
     /// RTNLGRP_IPV6_ROUTE.
     RoutesV6 = 11,
+}
+
+impl Group {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Links,
+        Self::Neighbours,
+        Self::RoutesV4,
+        Self::RoutesV6,
+    ];
+}
+
+/// Something that the kernel said by itself.
+pub(super) struct Event {
+    pub(super) message: RouteNetlinkMessage,
+    /// It takes the place of what was there (`NLM_F_REPLACE`).
+    pub(super) replaces: bool,
 }
 
 impl Netlink {
@@ -45,7 +63,7 @@ impl Netlink {
     }
 
     /// A socket to listen at, which never waits.
-    pub(super) fn listen(groups: &[Groups]) -> io::Result<Self> {
+    pub(super) fn listen(groups: &[Group]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_rx_buf_sz(i32::try_from(EVENT_BYTES).unwrap_or(i32::MAX))?;
@@ -60,13 +78,14 @@ impl Netlink {
     ///
     /// # Errors
     /// `ENOBUFS` where something is missing because nobody listened in time.
-    pub(super) fn next_event(&self) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+    pub(super) fn next_event(&self) -> io::Result<Option<Vec<Event>>> {
         match self.socket.recv_from_full() {
             Ok((bytes, _)) => {
                 let mut messages = Vec::new();
                 each_message(&bytes, |message| {
+                    let replaces = message.header.flags & NLM_F_REPLACE != 0;
                     if let NetlinkPayload::InnerMessage(message) = message.payload {
-                        messages.push(message);
+                        messages.push(Event { message, replaces });
                     }
                     true
                 })?;
@@ -118,21 +137,33 @@ impl Netlink {
         message
             .attributes
             .push(NeighbourAttribute::Destination(address.into()));
+        // A kernel too old to keep it (before 5.16) finds it out all the same.
+        message.header.flags = NeighbourFlags::Use;
         if kept {
             let managed = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
             message.attributes.push(managed);
-        } else {
-            message.header.flags = NeighbourFlags::Use;
         }
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         self.request(RouteNetlinkMessage::NewNeighbour(message), flags)
     }
 
     /// Asks for everything of a kind.
+    ///
+    /// # Errors
+    /// What the kernel says, and where something changed meanwhile; ask again then.
     pub(super) fn dump(
-        &self,
+        &mut self,
         question: RouteNetlinkMessage,
     ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let answers = self.try_dump(question);
+        if answers.is_err() {
+            // What is still to come is nothing that anybody asks for.
+            *self = Self::new()?;
+        }
+        answers
+    }
+
+    fn try_dump(&self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(question, NLM_F_DUMP)?;
         let mut answers = Vec::new();
         let mut more = true;
@@ -140,9 +171,18 @@ impl Netlink {
             let (bytes, _) = self.socket.recv_from_full()?;
             let mut refused = None;
             each_message(&bytes, |message| {
+                if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                    refused = Some(io::Error::from(io::ErrorKind::Interrupted));
+                }
                 match message.payload {
                     NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-                    NetlinkPayload::Done(_) => more = false,
+                    NetlinkPayload::Done(done) => {
+                        more = false;
+                        if done.code != 0 {
+                            refused =
+                                Some(io::Error::from_raw_os_error(done.code.saturating_abs()));
+                        }
+                    }
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         refused = Some(error.to_io());
                     }

@@ -1,7 +1,6 @@
 //! One TAP interface.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
@@ -10,6 +9,7 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::netlink::Netlink;
 use super::{HostError, TwinSettings};
+use crate::policy::compile::link_local;
 
 /// A port's twin in the kernel. It goes when this does.
 pub(super) struct Twin {
@@ -30,8 +30,11 @@ impl Twin {
                 Some(Errno::PERM) => {
                     "run as root or with CAP_NET_ADMIN, or write host = false for the port"
                 }
-                Some(Errno::BUSY) => {
+                Some(Errno::BUSY | Errno::INVAL | Errno::EXIST) => {
                     "an interface of that name is there already; rename the port or the interface"
+                }
+                Some(Errno::ACCESS) => {
+                    "the port has an IPv6 address: sysctl net.ipv6.conf.default.disable_ipv6=0"
                 }
                 _ => {
                     "see that /dev/net/tun is there (modprobe tun), or write host = false for the port"
@@ -52,7 +55,10 @@ impl Twin {
         rustix::io::ioctl_fionbio(&device, true).map_err(|error| fail("FIONBIO", error.into()))?;
         let index = device.if_index().map_err(|error| fail("if_index", error))?;
         let netlink = Netlink::new().map_err(|error| fail("netlink", error))?;
-        for address in settings.addresses.iter().chain(&link_local(settings)) {
+        // Without one the kernel asks for no neighbour.
+        let link_local = link_local(settings.mac, &settings.addresses)
+            .and_then(|own| IpNet::new(own.into(), 64).ok());
+        for address in settings.addresses.iter().chain(&link_local) {
             netlink
                 .add_address(index, address)
                 .map_err(|error| fail("RTM_NEWADDR", error))?;
@@ -97,41 +103,6 @@ impl Twin {
         }
         Ok(())
     }
-}
-
-/// The link-local address of a twin that has IPv6 (RFC 4291 appendix A), where the policy gives it none. The kernel makes the
-/// same one by itself, unless it was told to make none; and without one it asks for no neighbour.
-fn link_local(settings: &TwinSettings) -> Option<IpNet> {
-    let of_v6 = |address: &&IpNet| address.addr().is_ipv6();
-    let is_link_local = |address: &IpNet| match address.addr() {
-        IpAddr::V6(own) => own.is_unicast_link_local(),
-        IpAddr::V4(_) => false,
-    };
-    let mut with_v6 = settings.addresses.iter().filter(of_v6).peekable();
-    with_v6.peek()?;
-    if with_v6.any(is_link_local) {
-        return None;
-    }
-    let [a, b, c, d, e, f] = settings.mac;
-    let own = [
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        f,
-    ];
-    IpNet::new(IpAddr::from(own), 64).ok()
 }
 
 impl AsFd for Twin {

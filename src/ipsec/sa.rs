@@ -334,6 +334,15 @@ impl OutboundSa {
             .saturating_add(ICV_LEN)
     }
 
+    /// The largest inner packet whose outer one is no larger than `mtu` bytes; 0 where none is.
+    pub fn largest_inner(&self, mtu: u16) -> u16 {
+        let fixed = self.headroom().saturating_add(ICV_LEN);
+        let room = usize::from(mtu).saturating_sub(fixed);
+        // Padding fills up to four bytes (RFC 4303 section 2.4).
+        let inner = (room & !3).saturating_sub(esp::TRAILER_LEN);
+        u16::try_from(inner).unwrap_or(u16::MAX)
+    }
+
     /// Length of the outer IP packet around an inner one of `len` bytes.
     pub fn sealed_len(&self, len: usize) -> usize {
         len.saturating_add(self.headroom())

@@ -1,6 +1,8 @@
 //! Policy to tables and SAs. All allocation for the packet path happens here, on the control thread.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use crate::ids::{PortIndex, SaIndex, TunnelIndex};
 use crate::ipsec::flow_hash::SaGroup;
@@ -120,7 +122,11 @@ fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
     }
 }
 
-pub(super) fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddresses {
+pub(super) fn local_addresses(
+    policy: &Policy,
+    topology: &Topology,
+    index: PortIndex,
+) -> LocalAddresses {
     let port = &policy.ports[index.index()];
     let mut local = LocalAddresses::default();
     for address in &port.addresses {
@@ -131,6 +137,10 @@ pub(super) fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddress
             }
         }
     }
+    let mac = topology.macs.get(index.index()).map(|mac| mac.0);
+    if let Some(own) = mac.and_then(|mac| link_local(mac, &port.addresses)) {
+        local.v6.insert(own.to_bits());
+    }
     if port.side == Side::Unprotected {
         for (.., set) in endpoint_sets(policy) {
             if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
@@ -139,4 +149,39 @@ pub(super) fn local_addresses(policy: &Policy, index: PortIndex) -> LocalAddress
         }
     }
     local
+}
+
+/// The link-local address of a port that has IPv6 and was given none (RFC 4291 appendix A): the one that a kernel makes by
+/// itself, unless it was told to make none.
+pub fn link_local(mac: [u8; 6], addresses: &[IpNet]) -> Option<Ipv6Addr> {
+    let all = || {
+        addresses.iter().filter_map(|address| match address.addr() {
+            IpAddr::V6(own) => Some(own),
+            IpAddr::V4(_) => None,
+        })
+    };
+    all().next()?;
+    if all().any(|own| own.is_unicast_link_local()) {
+        return None;
+    }
+    let [a, b, c, d, e, f] = mac;
+    let own = [
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ];
+    Some(Ipv6Addr::from(own))
 }

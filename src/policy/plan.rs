@@ -1,6 +1,6 @@
 //! What tables are made of, kept while a gateway runs: the policy without its keys, and what the kernel has learned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,8 +19,19 @@ use crate::policy::tables::{LocalAddresses, NextHop, PortTable, Tables};
 pub struct Learned {
     /// Stations on the link whose MAC address is known.
     pub neighbours: BTreeMap<IpAddr, [u8; 6]>,
-    /// Prefix and metric, to a router, or to the link itself. Of two to one prefix the lower metric counts.
-    pub routes: BTreeMap<(IpNet, u32), Option<IpAddr>>,
+    /// Where prefixes lead. Of several to one prefix the first counts, which has the lowest metric.
+    pub routes: BTreeSet<LearnedRoute>,
+}
+
+/// A route of the kernel's, in the order in which routes to one prefix count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LearnedRoute {
+    /// Destination prefix.
+    pub to: IpNet,
+    /// The lower, the better.
+    pub metric: u32,
+    /// The router, which is a station on the link; `None` where the destinations are.
+    pub via: Option<IpAddr>,
 }
 
 /// What tables are compiled from.
@@ -53,7 +64,7 @@ impl Plan {
                 side: port.side,
                 mac: topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0),
                 mtu: port.mtu,
-                local: Arc::new(local_addresses(policy, index)),
+                local: Arc::new(local_addresses(policy, topology, index)),
                 addresses: port.addresses.clone(),
                 neighbours: neighbours.map(|hop| (hop.address, hop.mac.0)).collect(),
                 routes: routes.map(|route| (route.to, route.via)).collect(),
@@ -94,7 +105,7 @@ impl Plan {
     }
 
     /// The stations that tunnels need and whose MAC address `tables` does not have.
-    pub fn missing<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = (PortIndex, IpAddr)> {
+    pub fn missing(&self, tables: &Tables) -> BTreeSet<(PortIndex, IpAddr)> {
         let unprotected = (0u16..).map(PortIndex).zip(&tables.ports);
         unprotected
             .filter(|(_, port)| port.side == Side::Unprotected)
@@ -105,6 +116,7 @@ impl Plan {
                     .filter_map(|peer| port.routes.missing(*peer));
                 missing.map(move |address| (at, address))
             })
+            .collect()
     }
 }
 
@@ -140,10 +152,11 @@ impl PortPlan {
         for (to, via) in &self.routes {
             routes.add_route_via(to, *via);
         }
-        for ((to, _), via) in &learned.routes {
-            match via {
-                Some(via) => routes.add_route_via(to, *via),
-                None => routes.add_route(to, RouteTarget::OnLink),
+        for route in &learned.routes {
+            match route.via {
+                // The kernel's routers are on the link, whatever routes there are.
+                Some(via) => routes.add_route_by(&route.to, via),
+                None => routes.add_route(&route.to, RouteTarget::OnLink),
             }
         }
         routes.compile();
@@ -172,6 +185,27 @@ mod tests {
         text.parse().expect("prefix")
     }
 
+    fn to(prefix: &str, metric: u32, via: Option<IpAddr>) -> LearnedRoute {
+        LearnedRoute {
+            to: net(prefix),
+            metric,
+            via,
+        }
+    }
+
+    #[test]
+    fn routers_are_on_the_link_whatever_the_order_of_routes() {
+        let mut learned = Learned::default();
+        let router = ip("fe80::7");
+        learned.neighbours.insert(router, [7; 6]);
+        learned.routes.insert(to("::/0", 1024, Some(router)));
+        learned.routes.insert(to("fe80::/64", 256, None));
+        let mut hops = Vec::new();
+        let routes = plan().routes(PortIndex(0), &learned, &mut hops);
+        let NextHopIndex(hop) = routes.lookup(ip("2001:db8::9")).expect("a next hop");
+        assert_eq!(hops[hop as usize].macs[0], 7);
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("address")
     }
@@ -183,8 +217,8 @@ mod tests {
             learned.neighbours.insert(ip(address), mac);
         }
         let router = Some(ip("192.0.2.8"));
-        learned.routes.insert((net("10.0.0.0/8"), 0), router);
-        learned.routes.insert((net("10.1.0.0/16"), 0), router);
+        learned.routes.insert(to("10.0.0.0/8", 0, router));
+        learned.routes.insert(to("10.1.0.0/16", 0, router));
         let mut hops = Vec::new();
         let routes = plan().routes(PortIndex(0), &learned, &mut hops);
         let mac_of = |address| {
@@ -209,7 +243,7 @@ mod tests {
             learned.neighbours.insert(router, [last; 6]);
             learned
                 .routes
-                .insert((net("198.51.100.0/24"), metric), Some(router));
+                .insert(to("198.51.100.0/24", metric, Some(router)));
         }
         let mut hops = Vec::new();
         let routes = plan().routes(PortIndex(0), &learned, &mut hops);
@@ -221,7 +255,7 @@ mod tests {
     fn missing_is_the_station_or_the_router_before_it() {
         let mut learned = Learned::default();
         let router = Some(ip("192.0.2.7"));
-        learned.routes.insert((net("198.51.100.0/24"), 0), router);
+        learned.routes.insert(to("198.51.100.0/24", 0, router));
         let routes = plan().routes(PortIndex(0), &learned, &mut Vec::new());
         assert_eq!(routes.missing(ip("192.0.2.5")), Some(ip("192.0.2.5")));
         assert_eq!(routes.missing(ip("198.51.100.1")), router);

@@ -225,9 +225,20 @@ impl Routes {
     /// Adds a route to what is behind the router `via`, whose neighbour should be there already. Of two to one prefix the
     /// first stands.
     pub fn add_route_via(&mut self, to: &IpNet, via: IpAddr) {
-        let target = self
-            .lookup(via)
-            .map_or(RouteTarget::Unresolved, RouteTarget::Via);
+        self.add_by(to, via, self.lookup(via).ok());
+    }
+
+    /// As [`Self::add_route_via`], where the router is known to be on the link: it is a neighbour, or will be.
+    pub fn add_route_by(&mut self, to: &IpNet, via: IpAddr) {
+        let hop = match via {
+            IpAddr::V4(via) => self.v4.neighbours.get(&via.to_bits()),
+            IpAddr::V6(via) => self.v6.neighbours.get(&via.to_bits()),
+        };
+        self.add_by(to, via, hop.copied());
+    }
+
+    fn add_by(&mut self, to: &IpNet, via: IpAddr, hop: Option<NextHopIndex>) {
+        let target = hop.map_or(RouteTarget::Unresolved, RouteTarget::Via);
         self.add_route(to, target);
         if target == RouteTarget::Unresolved {
             let len = to.prefix_len();

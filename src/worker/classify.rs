@@ -59,10 +59,30 @@ fn is_plain_esp(data: &[u8], meta: &PacketMeta) -> bool {
     meta.kind == PacketKind::Ipv4 && meta.protocol == protocol::ESP && !is_v4_fragment(data)
 }
 
-/// IPv4 to an address that is none of the gateway's.
+/// IPv4 to an address that is none of the gateway's, and no multicast or broadcast.
 #[inline]
 fn is_plain_transit(meta: &PacketMeta, port: &PortTable) -> bool {
-    meta.kind == PacketKind::Ipv4 && !port.local.has_v4(meta.destination)
+    meta.kind == PacketKind::Ipv4
+        && meta.destination < FIRST_MULTICAST
+        && !port.local.has_v4(meta.destination)
+}
+
+/// 224.0.0.0: from here on no IPv4 address is one station's.
+const FIRST_MULTICAST: u32 = 0xe000_0000;
+
+/// Whether a packet is for everyone on the link, and so for the gateway too: it is never forwarded (RFC 5771 section 4,
+/// RFC 4291 section 2.7, RFC 919).
+fn is_for_all_on_link(addresses: AddressPair) -> bool {
+    match addresses {
+        AddressPair::V4(_, destination) => {
+            destination & 0xffff_ff00 == FIRST_MULTICAST || destination == u32::MAX
+        }
+        // The scope is in the low half of the second byte: 1 is the interface, 2 the link.
+        AddressPair::V6(_, destination) => {
+            let [first, second, ..] = destination.to_be_bytes();
+            first == 0xff && matches!(second & 0x0f, 1 | 2)
+        }
+    }
 }
 
 #[inline(never)]
@@ -104,7 +124,10 @@ fn classify_protected(
     port: &PortTable,
 ) -> Result<(), DropReason> {
     let destination = address_pair(data, meta).ok_or(DropReason::Runt)?;
-    if is_local(port, destination) || is_neighbour_discovery(data, meta) {
+    if is_local(port, destination)
+        || is_neighbour_discovery(data, meta)
+        || is_for_all_on_link(destination)
+    {
         return local_or(data, meta, port, destination, DropReason::NoPolicy);
     }
     Ok(())
@@ -120,6 +143,8 @@ fn local_or(
 ) -> Result<(), DropReason> {
     let reason = if is_neighbour_discovery(data, meta) {
         PuntReason::NeighbourDiscovery
+    } else if is_for_all_on_link(destination) {
+        PuntReason::Multicast
     } else if !is_local(port, destination) {
         return Err(otherwise);
     } else {

@@ -3,7 +3,6 @@
 //! A worker owns lanes: a receive queue of one port and the transmit queue of the paired port that what enters there
 //! leaves by. Each poll takes one burst from each lane to its end. No heap, no lock, no system call, no panic.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -12,9 +11,8 @@ use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
-use crate::drop::{DropReason, Fate};
+use crate::drop::DropReason;
 use crate::ids::{PortIndex, QueueId};
-use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
@@ -22,13 +20,13 @@ use crate::policy::model::Side;
 use crate::policy::tables::Tables;
 use crate::rcu::{Reader, Slots};
 use crate::worker::counters::WorkerCounters;
+use crate::worker::host::{HostRings, Ports, hand_over};
 use crate::worker::probe::{Probe, Stage};
-use crate::worker::punt::{PuntLimits, Punted, punt_burst};
 use crate::worker::stages::{View, process_burst};
 
 /// How often a burst is offered to a transmit queue that takes only part of it.
 const TX_ATTEMPTS: usize = 8;
-/// The transmit queue of each port that the host's frames leave by; one worker fills it.
+/// The queue of each port that the host side's frames leave by, or come in by: one worker has it.
 const FOR_HOST: QueueId = QueueId(0);
 
 const _: () = assert!(CAPACITY == BURST);
@@ -51,14 +49,8 @@ pub struct Shared<'p> {
     pub tables: Slots<Tables>,
     /// The SAs.
     pub sad: Sad,
-    /// Punted packets, bounded.
-    pub punts: ArrayQueue<Punted<'p>>,
-    /// How many more of each kind there may be.
-    pub punt_limits: PuntLimits,
-    /// Destinations behind a port to which packets could not go for want of a MAC address, bounded.
-    pub wanted: ArrayQueue<(PortIndex, IpAddr)>,
-    /// By `PortIndex`: frames of the host's own that are to leave by the port.
-    pub from_host: Box<[ArrayQueue<Mbuf<'p>>]>,
+    /// What goes to the host side and comes from there.
+    pub host: HostRings<'p>,
 }
 
 /// One worker.
@@ -161,14 +153,19 @@ fn run_lane<'p, P: Probe>(
         return 0;
     };
     let Scratch { burst, dead, metas } = scratch;
-    if let Some(frames) = shared.from_host.get(lane.egress.index())
-        && lane.tx.queue() == FOR_HOST
+    if lane.tx.queue() == FOR_HOST
+        && let Some(frames) = shared.host.to_send.get(lane.egress.index())
         && !frames.is_empty()
     {
         send_for_host(lane, frames, burst, counters);
     }
     probe.begin();
-    let received = lane.rx.rx_burst(burst);
+    let received = match shared.host.to_take.get(lane.ingress.index()) {
+        Some(frames) if lane.rx.queue() == FOR_HOST && !frames.is_empty() => {
+            fill_from(frames, burst)
+        }
+        _ => lane.rx.rx_burst(burst),
+    };
     if received == 0 {
         return 0;
     }
@@ -191,11 +188,12 @@ fn run_lane<'p, P: Probe>(
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
-        if ingress.side == Side::Unprotected {
-            note_wanted(metas, dead, lane.egress, &shared.wanted);
-        }
-        let (punts, limits) = (&shared.punts, &shared.punt_limits);
-        punt_burst(metas, dead, lane.ingress, punts, limits);
+        let ports = Ports {
+            ingress: lane.ingress,
+            egress: lane.egress,
+            side: ingress.side,
+        };
+        hand_over(metas, dead, ports, &shared.host);
         dead.clear();
         counters.direction(ingress.side).add_fates(metas);
     }
@@ -233,24 +231,6 @@ fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &Worke
     }
 }
 
-/// Tells the control side where opened packets could not go for want of a MAC address. `dead` holds the packets of `metas`
-/// that are not live, in order. Where there is no room, others are asked for first, and these when they come again.
-fn note_wanted(
-    metas: &[PacketMeta],
-    dead: &Burst<'_>,
-    port: PortIndex,
-    wanted: &ArrayQueue<(PortIndex, IpAddr)>,
-) {
-    let ended = metas.iter().filter(|meta| !meta.is_live());
-    for (meta, packet) in ended.zip(dead) {
-        if meta.fate == Fate::Dropped(DropReason::NoNeighbour)
-            && let Some(addresses) = address_pair(packet.data(), meta)
-        {
-            let _ = wanted.push((port, addresses.destination()));
-        }
-    }
-}
-
 /// Sends frames of the host's own, a burst at most. What the transmit queue does not take is dropped, as a kernel would.
 #[cold]
 fn send_for_host<'p>(
@@ -259,13 +239,7 @@ fn send_for_host<'p>(
     burst: &mut Burst<'p>,
     counters: &WorkerCounters,
 ) {
-    while !burst.is_full()
-        && let Some(frame) = frames.pop()
-    {
-        // There is room.
-        let _ = burst.push(frame);
-    }
-    let packets = burst.len() as u64;
+    let packets = fill_from(frames, burst) as u64;
     for _ in 0..TX_ATTEMPTS {
         if burst.is_empty() {
             break;
@@ -278,6 +252,17 @@ fn send_for_host<'p>(
         counters.from_host.add(packets.wrapping_sub(left));
         counters.from_host_dropped.add(left);
     }
+}
+
+/// Fills an empty burst with frames of a ring, and returns how many there were.
+fn fill_from<'p>(frames: &ArrayQueue<Mbuf<'p>>, burst: &mut Burst<'p>) -> usize {
+    while !burst.is_full()
+        && let Some(frame) = frames.pop()
+    {
+        // There is room.
+        let _ = burst.push(frame);
+    }
+    burst.len()
 }
 
 fn total_bytes(burst: &Burst<'_>) -> u64 {

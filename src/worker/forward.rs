@@ -130,6 +130,7 @@ fn admit<B: PacketBuf>(
     meta.next_hop = view.egress.sa_hop(slot)?;
     let mtu = view.tables.mtu(meta.next_hop);
     if sa.sealed_len(packet.data().len()) > usize::from(mtu) {
+        meta.seq = sa.largest_inner(mtu).into();
         return Err(DropReason::TooBig);
     }
     decrement_ttl(packet.data_mut(), meta.kind)
@@ -166,6 +167,7 @@ fn route<B: PacketBuf>(
     };
     let mtu = tables.mtu(meta.next_hop);
     if packet.data().len() > usize::from(mtu) {
+        meta.seq = mtu.into();
         return Err(DropReason::TooBig);
     }
     decrement_ttl(packet.data_mut(), meta.kind)

@@ -19,10 +19,10 @@ pub mod counters;
 #[cfg(feature = "dpdk")]
 pub mod datapath;
 pub mod forward;
+#[cfg(feature = "dpdk")]
+pub mod host;
 pub mod parse;
 pub mod probe;
-#[cfg(feature = "dpdk")]
-pub mod punt;
 #[cfg(feature = "dpdk")]
 pub mod run;
 pub mod stages;

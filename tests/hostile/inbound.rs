@@ -605,14 +605,15 @@ fn clear_text(rig: &mut Rig<'_>) {
         framed(mac, &ip("192.0.2.1", "192.0.2.3", 51, &[0; 40])),
         framed(mac, &ip("2001:db8::1", "2001:db8::3", 59, &[0; 40])),
     ];
-    // Multicast that is nobody's.
-    let group = framed(
-        [1, 0, 0x5e, 0, 0, 5],
-        &inner("192.0.2.1", "224.0.0.5", 1, 40),
-    );
-    clear.push(group);
+    // Multicast that is for more than the link.
+    let group =
+        |last: u8, to: &str| framed([1, 0, 0x5e, 0, 0, last], &inner("192.0.2.1", to, 1, 40));
+    clear.push(group(5, "224.1.0.5"));
     rig.east
         .refuse(SIDE, &clear, DropReason::ClearText, "clear text");
+    let on_link = group(5, "224.0.0.5");
+    rig.east
+        .punt(SIDE, &on_link, PuntReason::Multicast, "OSPF's group");
     let local = framed(mac, &inner("192.0.2.1", "192.0.2.2", 1, 40));
     rig.east
         .punt(SIDE, &local, PuntReason::Local, "for the gateway");

@@ -36,7 +36,7 @@ fn policy(rig: &mut Rig<'_>) {
         ("10.9.0.5", "10.2.0.10"),
         ("10.2.0.10", "10.1.0.5"),
         ("10.1.0.5", "192.0.2.2"),
-        ("0.0.0.0", "255.255.255.255"),
+        ("10.1.0.5", "239.1.2.3"),
         ("fd00:1::5", "fd00:9::5"),
         ("fd00:9::5", "fd00:2::5"),
         ("fe80::1", "fd00:2::5"),
@@ -45,6 +45,11 @@ fn policy(rig: &mut Rig<'_>) {
     .to_vec();
     rig.west
         .refuse(SIDE, &nowhere, DropReason::NoPolicy, "no policy");
+    for (from, to) in [("0.0.0.0", "255.255.255.255"), ("fe80::1", "ff02::5")] {
+        let frame = frame(rig, &inner(from, to, 1, 40));
+        rig.west
+            .punt(SIDE, &frame, PuntReason::Multicast, "for all on the link");
+    }
     for (tunnel, reason) in [
         ("down", DropReason::SaDown),
         ("lost", DropReason::NoRoute),
@@ -241,7 +246,7 @@ fn punts_in_order_and_bounded(rig: &mut Rig<'_>) {
         "what waits is all that is out"
     );
     let mut waiting = Vec::new();
-    while let Some(punted) = west.worker.shared.punts.pop() {
+    while let Some(punted) = west.worker.shared.host.punts.pop() {
         waiting.push(punted.mbuf.data()[ETHER]);
     }
     let expected: Vec<u8> = (0..60).chain(0..40).collect();

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use simplon::buf::PacketBuf;
 use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::dpdk::{Burst, Mempool, Queues, RxQueue, TxQueue};
@@ -16,8 +15,8 @@ use simplon::policy::{Policy, Secrets, Source, parse, render};
 use simplon::rcu::{self, Writer};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
+use simplon::worker::host::HostRings;
 use simplon::worker::probe::NoProbe;
-use simplon::worker::punt::PuntLimits;
 
 use super::packets::{ESP, UDP, framed, ip, udp};
 use super::sites::{self, Site};
@@ -149,10 +148,7 @@ impl<'p> Gateway<'p> {
         let shared = Arc::new(Shared {
             tables: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
-            punts: ArrayQueue::new(PUNTS),
-            punt_limits: PuntLimits::unlimited(),
-            wanted: ArrayQueue::new(1),
-            from_host: Box::default(),
+            host: HostRings::without_host(PUNTS),
         });
         let topology = Topology {
             macs: macs.map(MacAddr).to_vec(),
@@ -310,7 +306,7 @@ impl<'p> Gateway<'p> {
             "nothing goes back"
         );
         assert_eq!(self.counts(other), quiet, "the other direction is quiet");
-        while let Some(punted) = self.worker.shared.punts.pop() {
+        while let Some(punted) = self.worker.shared.host.punts.pop() {
             assert_eq!(usize::from(punted.port.0), at(side));
             let bytes = punted.mbuf.data().to_vec();
             outcome.punts.push((punted.reason, bytes));
