@@ -236,6 +236,36 @@ fn tcp_to_the_gateway_and_a_flood_beside_the_tunnel() -> Result<()> {
 }
 
 #[test]
+fn interface_of_somebody_else_is_left_alone() -> Result<()> {
+    let spec = TunnelSpec {
+        host: true,
+        ..TunnelSpec::default()
+    };
+    let Some(mut bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    bed.west.stop()?;
+    bed.west
+        .netns()
+        .run(&["ip", "tuntap", "add", "lan", "mode", "tap"])?;
+    bed.west.start()?;
+    let exit = bed.west.wait_end()?;
+    assert!(!exit.status.success());
+    assert!(
+        exit.stderr.contains("host interface lan"),
+        "{}",
+        exit.stderr
+    );
+    assert!(exit.stderr.contains("rename the port"), "{}", exit.stderr);
+    let shown = bed
+        .west
+        .netns()
+        .run(&["ip", "-br", "address", "show", "lan"])?;
+    assert!(!shown.contains("10.1.0.1"), "{shown}");
+    Ok(())
+}
+
+#[test]
 fn twin_has_a_carrier_while_its_port_has_a_link() -> Result<()> {
     let spec = TunnelSpec {
         host: true,

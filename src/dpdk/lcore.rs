@@ -38,6 +38,21 @@ pub fn pin_current_thread(core: usize) -> Result<(), DpdkError> {
     sched_setaffinity(None, &set).map_err(refused)
 }
 
+/// Keeps the calling thread, and the threads it makes from now on, off `cores`, as far as it may run on any other: what
+/// workers share with nobody, nobody takes from them. A thread it makes may still pin itself to one of them.
+pub fn keep_off(cores: &[usize]) {
+    let mut others = CpuSet::new();
+    for core in allowed_cores() {
+        if !cores.contains(&core) {
+            others.set(core);
+        }
+    }
+    if others.count() > 0 {
+        // Where the kernel refuses, all is as before.
+        let _ = sched_setaffinity(None, &others);
+    }
+}
+
 /// Says that EAL runs, on any thread: what a worker needs to register.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads<'eal> {

@@ -22,7 +22,7 @@ use crate::control::report::SaRow;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::error::DpdkError;
-use crate::dpdk::lcore::allowed_cores;
+use crate::dpdk::lcore::{allowed_cores, keep_off};
 use crate::dpdk::port::StartedPort;
 use crate::host::{Host, HostError, HostPort, TwinSettings};
 use crate::policy::Policy;
@@ -228,6 +228,8 @@ fn run_threads<'p>(
     let shared = Arc::clone(&control.shared);
     let stop = AtomicBool::new(false);
     let threads = eal.threads();
+    let cores: Vec<usize> = workers.iter().map(|(core, _)| *core).collect();
+    keep_off(&cores);
     let served = std::thread::scope(|scope| {
         let mut handles = Vec::new();
         for (core, worker) in &mut workers {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::netlink::Netlink;
@@ -43,6 +44,10 @@ impl Twin {
             what,
             error,
         };
+        // One that is there would be taken over, and left behind with our addresses, where it is a TAP interface of somebody's.
+        if interface_exists(&settings.name) {
+            return Err(fail("TUNSETIFF", Errno::BUSY.into()));
+        }
         // Not up yet: the kernel begins to talk when it is, and should do so from the right address.
         let device = DeviceBuilder::new()
             .name(&settings.name)
@@ -103,6 +108,11 @@ impl Twin {
         }
         Ok(())
     }
+}
+
+fn interface_exists(name: &str) -> bool {
+    socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .is_ok_and(|socket| netdevice::name_to_index(socket, name).is_ok())
 }
 
 impl AsFd for Twin {
