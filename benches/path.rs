@@ -30,6 +30,7 @@ use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::host::HostRings;
 use simplon::worker::probe::{CycleProbe, Stage};
+use simplon::worker::remake::Remake;
 
 /// Inner packet lengths and how many of each there are in twelve.
 const IMIX: [(usize, usize); 3] = [(46, 7), (552, 4), (1500, 1)];
@@ -157,7 +158,12 @@ struct Site<'p> {
 }
 
 impl<'p> Site<'p> {
-    fn new(site: usize, tunnels: u32, rx: RxQueue<'p>, tx: TxQueue<'p>) -> Self {
+    fn new(
+        site: usize,
+        tunnels: u32,
+        (rx, tx): (RxQueue<'p>, TxQueue<'p>),
+        remake: Remake<'p>,
+    ) -> Self {
         let text = policy(site, tunnels);
         let start = Instant::now();
         let source = Source::new(Path::new("path.toml"), &text);
@@ -195,7 +201,13 @@ impl<'p> Site<'p> {
         }];
         let reader = readers.pop().expect("one reader");
         Self {
-            worker: Worker::new(reader, shared, lanes, Arc::new(WorkerCounters::new(2))),
+            worker: Worker::new(
+                reader,
+                shared,
+                lanes,
+                Arc::new(WorkerCounters::new(2)),
+                remake,
+            ),
             writer,
             probe: CycleProbe::new(tsc),
             ticks: Default::default(),
@@ -365,7 +377,7 @@ fn main() {
     for sas in args.sas.iter().copied() {
         let mut sites = [0, 1].map(|site| {
             let (rx, tx) = lanes[site].take().expect("given back");
-            Site::new(site, sas, rx, tx)
+            Site::new(site, sas, (rx, tx), Remake::new(&pool, eal.tsc_hz()))
         });
         for size in &args.sizes {
             ends.run(&args, sas, size, &mut sites);

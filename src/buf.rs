@@ -21,6 +21,9 @@ pub trait PacketBuf {
     fn append(&mut self, len: usize) -> Option<&mut [u8]>;
     /// Cuts `len` bytes off the front; false where the packet is shorter.
     fn adj(&mut self, len: usize) -> bool;
+    /// Takes back `len` bytes that were cut off the front; false where there are fewer before the packet. They hold what they
+    /// held, unless something was put before the packet since.
+    fn uncover(&mut self, len: usize) -> bool;
     /// Cuts `len` bytes off the end; false where the packet is shorter.
     fn trim(&mut self, len: usize) -> bool;
     /// Cuts the packet down to the `len` bytes that follow its first `front`; false where it has fewer.
@@ -109,6 +112,10 @@ impl PacketBuf for TestBuf {
             self.start += len;
         }
         fits
+    }
+
+    fn uncover(&mut self, len: usize) -> bool {
+        self.prepend(len).is_some()
     }
 
     fn trim(&mut self, len: usize) -> bool {

@@ -47,7 +47,12 @@ reasons! {
         BadChecksum = "bad-checksum", "The IPv4 header checksum is wrong.";
         BadExtension = "bad-extension", "IPv6 extension headers are malformed or too many.";
         ClearText = "clear-text", "Arrived unprotected on the unprotected side, and is not for the gateway.";
-        Fragment = "fragment", "An ESP packet in fragments; RFC 4303 section 3.4.1 wants it discarded.";
+        Fragment = "fragment", "A fragment of an ESP packet that cannot be put together: other headers stand before its fragment header.";
+        FragmentTiny = "fragment-tiny", "A fragment that carries too little to be honest, or no whole number of 8 bytes.";
+        FragmentOverlap = "fragment-overlap", "A fragment that overlaps another; with it goes the whole packet (RFC 5722).";
+        FragmentExcess = "fragment-excess", "A packet in more fragments, or longer, than are put together.";
+        FragmentTimeout = "fragment-timeout", "The other fragments did not come in time.";
+        FragmentEvicted = "fragment-evicted", "Fragments of newer packets took the room before the others came.";
         NoSa = "no-sa", "No inbound SA has this SPI and destination address.";
         EncapMismatch = "encap-mismatch", "ESP in UDP where the SA wants plain ESP, or the reverse.";
         ZeroSequence = "zero-sequence", "Sequence number 0, which no sender may use.";
@@ -67,8 +72,9 @@ reasons! {
         LeaseWait = "lease-wait", "The sequence numbers leased on disk ran out before the next lease was written.";
         SealFailed = "seal-failed", "The cipher refused the packet; nothing of it was sent.";
         NoRoom = "no-room", "The buffer has no room for the ESP headers or trailer.";
-        TooBig = "too-big", "Larger than the MTU of the port it leaves by.";
+        TooBig = "too-big", "Larger than its tunnel or the port it leaves by takes, and not to be fragmented.";
         NoRoute = "no-route", "No route to the destination out of the paired port.";
+        NoBuffer = "no-buffer", "The buffer pool was empty when packets had to be cut into fragments.";
         NoNeighbour = "no-neighbour", "The next hop's MAC address is not known.";
         TtlExpired = "ttl-expired", "The TTL or hop limit ran out here.";
         TxFull = "tx-full", "The paired port's transmit queue stayed full.";
@@ -89,6 +95,15 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why a packet was taken aside: others stand for it, which the gateway makes.
+    Aside {
+        CutAndSeal = "cut-before", "Too big for its tunnel: cut into fragments, each of which was sealed.";
+        CutAndSend = "cut-after", "Too big for where it leaves, sealed or opened: cut into fragments, which were sent.";
+        Reassemble = "reassembled", "A fragment of a packet that was put together, and then opened.";
+    }
+}
+
 /// Where a packet stands. Decided by the stages, acted on once at the end of the burst.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -98,6 +113,8 @@ pub enum Fate {
     Dropped(DropReason),
     /// To be handed to the control side and counted.
     Punted(PuntReason),
+    /// To be made others of and counted.
+    Aside(Aside),
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the stages of the packet path know of a packet beside its bytes.
 #![forbid(unsafe_code)]
 
-use crate::drop::{DropReason, Fate, PuntReason};
+use crate::drop::{Aside, DropReason, Fate, PuntReason};
 use crate::ids::{NextHopIndex, SaIndex};
 
 /// Most packets that one poll returns, and so the size of every per-burst array.
@@ -10,8 +10,8 @@ pub const BURST: usize = 64;
 /// Per-packet state that travels with a burst, in an array beside the packets.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketMeta {
-    /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned. Of a packet that ended as `TooBig`: the
-    /// largest IP packet that would have gone, in bytes.
+    /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned. Of a packet that ended as `TooBig`, or
+    /// was taken aside to be cut: the largest IP packet that would have gone, in bytes.
     pub seq: u64,
     /// The SA that seals or opens it, once a lookup has found one.
     pub sa: Option<SaIndex>,
@@ -23,7 +23,8 @@ pub struct PacketMeta {
     pub esp_offset: u16,
     /// Length of the inner IP packet, in bytes.
     pub inner_len: u16,
-    /// Offset of the transport header from the start of the IP packet, in bytes.
+    /// Offset of the transport header from the start of the IP packet, in bytes: of the packet as received, and of the inner one
+    /// once it was opened.
     pub l4_offset: u16,
     /// Addresses of the IPv4 header, host byte order: of the packet as received, and of the inner one once it was opened.
     /// Of no meaning for IPv6.
@@ -32,9 +33,9 @@ pub struct PacketMeta {
     pub destination: u32,
     /// TOS or traffic class of the packet as received: outbound the inner header's, inbound the outer one's.
     pub tos: u8,
-    /// First byte of flags and fragment offset of the IPv4 header as received.
+    /// First byte of flags and fragment offset of the IPv4 header: as received, and of the inner one once it was opened.
     pub ip_flags: u8,
-    /// IP protocol after the headers and extension headers that were walked.
+    /// IP protocol after the headers and extension headers that were walked: as `l4_offset`.
     pub protocol: u8,
     /// What the parser found.
     pub kind: PacketKind,
@@ -80,6 +81,11 @@ impl PacketMeta {
     /// Ends the packet for `reason`.
     pub fn kill(&mut self, reason: DropReason) {
         self.fate = Fate::Dropped(reason);
+    }
+
+    /// Takes the packet aside for `reason`.
+    pub fn take_aside(&mut self, reason: Aside) {
+        self.fate = Fate::Aside(reason);
     }
 
     /// Ends the packet on this path by handing it to the control side for `reason`.

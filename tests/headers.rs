@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use rig::{End, Family, Outcome, Rig, Shape, UDP_PORTS, family_mixes, internet_checksum};
 use simplon::crypto::aead::Cipher;
-use simplon::drop::DropReason;
+use simplon::drop::{Aside, DropReason};
 use simplon::policy::model::Side;
 
 /// An inner packet.
@@ -454,19 +454,18 @@ fn packets_are_too_big_from_one_byte_above_the_effective_limit() {
     // The port's MTU; the longest inner packet in IPv4, IPv4 and UDP, IPv6, IPv6 and UDP. By hand: the MTU less outer
     // headers, 8 for SPI and number, 8 for the IV, 16 for the ICV; that down to a multiple of 4, less 2 for the trailer.
     // The cipher and the inner family do not matter.
-    let table = [
-        (1280, [1226, 1218, 1206, 1198]),
+    let mut table = vec![
         (1499, [1442, 1434, 1422, 1414]),
-        (1500, [1446, 1438, 1426, 1418]),
         (1501, [1446, 1438, 1426, 1418]),
         (1503, [1446, 1438, 1426, 1418]),
         (1504, [1450, 1442, 1430, 1422]),
-        (9000, [8946, 8938, 8926, 8918]),
     ];
+    // And what operators are told.
+    table.extend(documented_sizes());
     let mut checked = 0;
     for cipher in Cipher::ALL {
         for inner in Family::ALL {
-            for (wan_mtu, limits) in table {
+            for (wan_mtu, limits) in table.iter().copied() {
                 let columns = Family::ALL
                     .into_iter()
                     .flat_map(|outer| [false, true].map(|udp| (outer, udp)));
@@ -478,14 +477,20 @@ fn packets_are_too_big_from_one_byte_above_the_effective_limit() {
                     let mut west = Rig::new(&shape);
                     let of = |len| Inner {
                         len,
+                        df: true,
                         ..Inner::new(inner)
                     };
                     let outer = sealed(&mut west, &of(limit).bytes(&shape));
                     assert_frame(&shape, &outer);
                     assert!(outer.len() <= usize::from(wan_mtu));
                     assert!(outer.len() + 4 > usize::from(wan_mtu), "{shape} {wan_mtu}");
+                    // IPv6 is promised 1,280 bytes, whatever the path takes.
+                    let refused = match inner {
+                        Family::V6 => (limit + 1).max(1281),
+                        Family::V4 => limit + 1,
+                    };
                     assert_eq!(
-                        west.seal_one(&of(limit + 1).bytes(&shape)),
+                        west.seal_one(&of(refused).bytes(&shape)),
                         Outcome::Dropped(DropReason::TooBig),
                         "{shape} {wan_mtu}"
                     );
@@ -496,7 +501,131 @@ fn packets_are_too_big_from_one_byte_above_the_effective_limit() {
             }
         }
     }
-    assert_eq!(checked, 3 * 2 * 7 * 4);
+    assert_eq!(checked, 3 * 2 * table.len() * 4);
+}
+
+/// The rows of the table in docs/OPERATIONS.md.
+fn documented_sizes() -> Vec<(u16, [usize; 4])> {
+    let text = include_str!("../docs/OPERATIONS.md");
+    let rows = text
+        .lines()
+        .skip_while(|line| *line != "| outer packet | IPv4 | IPv4, UDP | IPv6 | IPv6, UDP |")
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let rows: Vec<_> = rows
+        .map(|row| {
+            let cells = row.trim_matches('|').split('|');
+            let cells: Vec<usize> = cells
+                .map(|cell| cell.trim().parse().expect("a number"))
+                .collect();
+            let limits = cells[1..].try_into().expect("four limits");
+            (u16::try_from(cells[0]).expect("an MTU"), limits)
+        })
+        .collect();
+    assert!(rows.len() > 5, "the table was found");
+    rows
+}
+
+#[test]
+fn what_may_be_cut_is_taken_aside_or_sealed_as_the_policy_says() {
+    let too_big = |family, df, len| Inner {
+        len,
+        df,
+        ..Inner::new(family)
+    };
+    for (outer, udp) in [(Family::V4, false), (Family::V6, true)] {
+        for endpoints in ["", "fragmentation = \"after\"\n", "path_mtu = 1400\n"] {
+            let shape = Shape {
+                wan_mtu: 1500,
+                endpoints,
+                ..Shape::new(Cipher::Aes128Gcm, Family::V4, outer, udp)
+            };
+            let mut west = Rig::new(&shape);
+            let wanted = match endpoints {
+                "fragmentation = \"after\"\n" => Outcome::Aside(Aside::CutAndSend),
+                _ => Outcome::Aside(Aside::CutAndSeal),
+            };
+            let packet = too_big(Family::V4, false, 1450).bytes(&shape);
+            assert_eq!(west.seal_one(&packet), wanted, "{shape} {endpoints}");
+            let packet = too_big(Family::V4, true, 1450).bytes(&shape);
+            let refused = Outcome::Dropped(DropReason::TooBig);
+            assert_eq!(west.seal_one(&packet), refused, "{shape} {endpoints}");
+            let narrow = endpoints.starts_with("path_mtu");
+            let packet = too_big(Family::V4, true, 1380).bytes(&shape);
+            let goes = matches!(west.seal_one(&packet), Outcome::Sent(_));
+            assert_eq!(goes, !narrow, "{shape} {endpoints}");
+        }
+    }
+}
+
+/// A TCP segment that begins a connection and can take `mss` bytes, in an IP packet on the way of `inner`.
+fn syn(inner: &Inner, shape: &Shape, mss: u16) -> Vec<u8> {
+    let mut packet = inner.bytes(shape);
+    let (at, headers) = match inner.family {
+        Family::V4 => (9, 20),
+        Family::V6 => (6, 40),
+    };
+    packet[at] = 6;
+    let segment = &mut packet[headers..];
+    segment[12..14].copy_from_slice(&[0x60, 0x02]);
+    segment[20..22].copy_from_slice(&[2, 4]);
+    segment[22..24].copy_from_slice(&mss.to_be_bytes());
+    packet[headers + 16..headers + 18].fill(0);
+    let sum = internet_checksum(&packet[headers..]);
+    packet[headers + 16..headers + 18].copy_from_slice(&sum.to_be_bytes());
+    if inner.family == Family::V4 {
+        packet[10..12].fill(0);
+        let sum = internet_checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+#[test]
+fn tcp_is_held_to_what_fits_in_both_directions_unless_told_not_to() {
+    for (inner, outer) in family_mixes() {
+        for (endpoints, clamps) in [("", true), ("clamp_mss = false\n", false)] {
+            let shape = Shape {
+                wan_mtu: 1500,
+                endpoints,
+                ..Shape::new(Cipher::Aes128Gcm, inner, outer, false)
+            };
+            let fits = match (inner, outer) {
+                (Family::V4, Family::V4) => 1446 - 40,
+                (Family::V6, Family::V4) => 1446 - 60,
+                (Family::V4, Family::V6) => 1426 - 40,
+                (Family::V6, Family::V6) => 1426 - 60,
+            };
+            let headers = if inner == Family::V4 { 20 } else { 40 };
+            let mss_of = |packet: &[u8]| {
+                let segment = &packet[headers..];
+                assert_eq!(
+                    internet_checksum(segment),
+                    0,
+                    "TCP's checksum, without addresses"
+                );
+                u16::from_be_bytes([segment[22], segment[23]])
+            };
+            let mut west = Rig::new(&shape);
+            let mut peer = Rig::new(&Shape {
+                endpoints: "clamp_mss = false\n",
+                ..east(&shape)
+            });
+            for (mss, wanted) in [(1460, fits), (1000, 1000)] {
+                let wanted = if clamps { wanted } else { mss };
+                let out = syn(&Inner::new(inner), &shape, mss);
+                let Outcome::Sent(inside) = peer.open_one(&sealed(&mut west, &out)) else {
+                    panic!("{shape}");
+                };
+                assert_eq!(mss_of(&inside), wanted, "outbound, {shape}");
+                let back = syn(&Inner::new(inner), &east(&shape), mss);
+                let Outcome::Sent(inside) = west.open_one(&sealed(&mut peer, &back)) else {
+                    panic!("{shape}");
+                };
+                assert_eq!(mss_of(&inside), wanted, "inbound, {shape}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -515,6 +644,7 @@ fn opened_packets_are_too_big_from_one_byte_above_the_protected_mtu() {
             let inner = Inner {
                 len,
                 hop_limit,
+                df: true,
                 ..Inner::new(shape.inner)
             };
             inner.bytes(&east(&shape))

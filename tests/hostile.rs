@@ -5,6 +5,8 @@
 #![expect(clippy::cast_possible_truncation)]
 
 mod common;
+#[path = "hostile/fragments.rs"]
+mod fragments;
 #[path = "hostile/inbound.rs"]
 mod inbound;
 #[path = "hostile/inner.rs"]
@@ -61,6 +63,7 @@ fn hostile_input_is_counted_and_goes_nowhere() {
     inner::run(&mut rig);
     replays::run(&mut rig);
     outbound::run(&mut rig);
+    fragments::run(&mut rig);
     random::run(&mut rig);
     for gateway in [&rig.west, &rig.east] {
         gateway.assert_balanced();

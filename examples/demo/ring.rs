@@ -73,8 +73,20 @@ pub(crate) fn ring_demo() -> Result<()> {
         let host_a = open_host(&eal, lan_a.ports().0, &pool)?;
         let host_b = open_host(&eal, lan_b.ports().0, &pool)?;
         let (west_leases, east_leases) = (Leases::open(&west), Leases::open(&east));
-        let west = assemble(west, west_leases, &west_ports, &west_started);
-        let east = assemble(east, east_leases, &east_ports, &east_started);
+        let west = assemble(
+            west,
+            west_leases,
+            &west_ports,
+            &west_started,
+            (&pool, eal.tsc_hz()),
+        );
+        let east = assemble(
+            east,
+            east_leases,
+            &east_ports,
+            &east_started,
+            (&pool, eal.tsc_hz()),
+        );
         traffic(&eal, &pool, [west, east], [&host_a, &host_b])?
     };
     drop((lan_a, wan, lan_b));

@@ -124,11 +124,23 @@ fn on_rings(
     let gateways = [
         (
             End::West,
-            assemble(west, west_leases, &west_ports, &west_started),
+            assemble(
+                west,
+                west_leases,
+                &west_ports,
+                &west_started,
+                (pool, eal.tsc_hz()),
+            ),
         ),
         (
             End::East,
-            assemble(east, east_leases, &east_ports, &east_started),
+            assemble(
+                east,
+                east_leases,
+                &east_ports,
+                &east_started,
+                (pool, eal.tsc_hz()),
+            ),
         ),
     ];
     let hosts = [queues_of(&host_a), queues_of(&host_b)];

@@ -110,6 +110,8 @@ struct ShowArgs {
 enum What {
     /// Ports, their link and counters
     Ports,
+    /// Tunnels: whether they are up, and what fits into them
+    Tunnels,
     /// Security associations
     Sa,
     /// Drops by reason, and whether every packet is accounted for

@@ -7,12 +7,15 @@ use serde_json::Value;
 
 use super::{Failure, ShowArgs, What, client, print};
 use crate::control::protocol::Method;
-use crate::control::report::{DropsReport, HostReport, PortsReport, SaReport, WorkersReport};
+use crate::control::report::{
+    DropsReport, HostReport, PortsReport, SaReport, TunnelsReport, WorkersReport,
+};
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     let socket = client::socket_path(args.socket.as_deref(), args.config.as_deref())?;
     let method = match args.what {
         What::Ports => Method::ShowPorts,
+        What::Tunnels => Method::ShowTunnels,
         What::Sa => Method::ShowSa,
         What::Drops => Method::ShowDrops,
         What::Workers => Method::ShowWorkers,
@@ -23,6 +26,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     } else {
         match args.what {
             What::Ports => ports(&read(result)?),
+            What::Tunnels => tunnels(&read(result)?),
             What::Sa => sas(&read(result)?),
             What::Drops => drops(&read(result)?),
             What::Workers => workers(&read(result)?),
@@ -107,6 +111,50 @@ fn ports(report: &PortsReport) -> String {
     finish(&table)
 }
 
+fn tunnels(report: &TunnelsReport) -> String {
+    let head = [
+        "tunnel",
+        "local",
+        "remote",
+        "cipher",
+        "encap",
+        "sas",
+        "state",
+        "link mtu",
+        "path mtu",
+        "mtu",
+        "mss ipv4",
+        "mss ipv6",
+        "clamped",
+        "fragments",
+    ];
+    let mut table = table(&head, &[5, 7, 8, 9, 10, 11]);
+    let size = |size: Option<u16>| size.map_or_else(|| "-".to_owned(), |size| size.to_string());
+    for tunnel in &report.tunnels {
+        let path_mtu = match tunnel.path_mtu_age_s {
+            Some(age) => format!("{} ({age} s ago)", size(tunnel.path_mtu)),
+            None => size(tunnel.path_mtu),
+        };
+        table.add_row([
+            tunnel.tunnel.clone(),
+            tunnel.local.clone(),
+            tunnel.remote.clone(),
+            tunnel.cipher.clone(),
+            tunnel.encapsulation.clone(),
+            tunnel.sas.to_string(),
+            tunnel.state.clone(),
+            size(tunnel.link_mtu),
+            path_mtu,
+            size(tunnel.mtu),
+            size(tunnel.mss_v4),
+            size(tunnel.mss_v6),
+            if tunnel.clamp_mss { "yes" } else { "no" }.to_owned(),
+            tunnel.fragmentation.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
 fn sas(report: &SaReport) -> String {
     let head = [
         "tunnel",
@@ -158,8 +206,17 @@ fn sas(report: &SaReport) -> String {
 
 fn drops(report: &DropsReport) -> String {
     let mut totals = table(
-        &["direction", "received", "sent", "dropped", "punted"],
-        &[1, 2, 3, 4],
+        &[
+            "direction",
+            "received",
+            "made",
+            "sent",
+            "dropped",
+            "punted",
+            "aside",
+            "held",
+        ],
+        &[1, 2, 3, 4, 5, 6, 7],
     );
     for (direction, sum) in [
         ("outbound", report.totals.outbound),
@@ -168,13 +225,20 @@ fn drops(report: &DropsReport) -> String {
         totals.add_row([
             direction.to_owned(),
             sum.received.to_string(),
+            sum.made.to_string(),
             sum.sent.to_string(),
             sum.dropped.to_string(),
             sum.punted.to_string(),
+            sum.aside.to_string(),
+            sum.held.to_string(),
         ]);
     }
     let mut text = finish(&totals);
-    for (what, counts) in [("dropped", &report.drops), ("punted", &report.punts)] {
+    for (what, counts) in [
+        ("dropped", &report.drops),
+        ("punted", &report.punts),
+        ("taken aside", &report.asides),
+    ] {
         if counts.is_empty() {
             continue;
         }

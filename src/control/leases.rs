@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use crate::crypto::aead::{Cipher, KeyMaterial};
     use crate::ids::Spi;
-    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
+    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader, SizeRules};
     use crate::ipsec::replay::BlockRun;
     use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, SaParams};
     use crate::ipsec::selector::Selectors;
@@ -360,6 +360,7 @@ mod tests {
                     encapsulation: Encapsulation::None,
                 },
                 next_seq: 1,
+                sizes: SizeRules::default(),
                 outer: OuterHeader {
                     hop_limit: 64,
                     dscp: Dscp::Copy,

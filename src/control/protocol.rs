@@ -3,6 +3,7 @@
 //! | method | result |
 //! |---|---|
 //! | `show.ports` | [`super::report::PortsReport`] |
+//! | `show.tunnels` | [`super::report::TunnelsReport`] |
 //! | `show.sa` | [`super::report::SaReport`] |
 //! | `show.drops` | [`super::report::DropsReport`] |
 //! | `show.workers` | [`super::report::WorkersReport`] |
@@ -24,6 +25,8 @@ pub const METHOD_NOT_FOUND: i32 = -32601;
 pub enum Method {
     /// Ports, their link and their counters.
     ShowPorts,
+    /// Tunnels and what fits into them.
+    ShowTunnels,
     /// SAs.
     ShowSa,
     /// Drops by reason.
@@ -34,8 +37,9 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ShowPorts,
+        Self::ShowTunnels,
         Self::ShowSa,
         Self::ShowDrops,
         Self::ShowWorkers,
@@ -45,6 +49,7 @@ impl Method {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ShowPorts => "show.ports",
+            Self::ShowTunnels => "show.tunnels",
             Self::ShowSa => "show.sa",
             Self::ShowDrops => "show.drops",
             Self::ShowWorkers => "show.workers",

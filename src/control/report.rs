@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::drop::{DropReason, PuntReason};
+use crate::drop::{Aside, DropReason, PuntReason};
 use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::SaIdentity;
@@ -11,7 +11,7 @@ use crate::ipsec::sad::Sad;
 use crate::policy::model::Side;
 use crate::rcu::Writer;
 use crate::wire::rss::Spreading;
-use crate::worker::counters::WorkerCounters;
+use crate::worker::counters::{DirectionCounters, WorkerCounters};
 use crate::worker::probe::Stage;
 
 /// `show ports`.
@@ -98,6 +98,54 @@ impl RssReport {
     }
 }
 
+/// `show tunnels`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct TunnelsReport {
+    /// Every endpoint set of every tunnel, in declared order.
+    pub tunnels: Vec<TunnelEntry>,
+}
+
+/// One endpoint set of a tunnel. Sizes are those of the outbound direction, in bytes; of a split tunnel the least of its SAs.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct TunnelEntry {
+    /// Tunnel it belongs to.
+    pub tunnel: String,
+    /// Our outer address.
+    pub local: String,
+    /// The peer's.
+    pub remote: String,
+    /// Cipher.
+    pub cipher: String,
+    /// `none` or `udp`.
+    pub encapsulation: String,
+    /// SA pairs.
+    pub sas: usize,
+    /// `up`; or why nothing can be sent: `sa-down`, `no-route`, `no-neighbour`.
+    pub state: String,
+    /// Largest IP packet of the link towards the peer; absent where there is no way to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_mtu: Option<u16>,
+    /// Largest IP packet of the path behind it, where the policy says or a router said that it is smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
+    /// Seconds since a router said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu_age_s: Option<u64>,
+    /// Largest inner packet that goes in one outer packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Largest TCP segment that does, over IPv4 without options.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_v4: Option<u16>,
+    /// And over IPv6, to whose senders no less than its least MTU is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_v6: Option<u16>,
+    /// Whether TCP connections are held to that.
+    pub clamp_mss: bool,
+    /// `before` or `after` sealing.
+    pub fragmentation: String,
+}
+
 /// `show sa`.
 #[derive(Serialize, Deserialize, Default, Debug)]
 pub struct SaReport {
@@ -165,6 +213,8 @@ pub struct DropsReport {
     pub drops: Vec<DirectedCount>,
     /// What was handed to the control side, likewise.
     pub punts: Vec<DirectedCount>,
+    /// What others stand for, which the gateway made of it, likewise.
+    pub asides: Vec<DirectedCount>,
 }
 
 /// Sums by direction.
@@ -176,7 +226,8 @@ pub struct Totals {
     pub inbound: DirectionTotals,
 }
 
-/// What became of what came in: received = sent + dropped + punted, once the workers are between bursts.
+/// What became of what came in: received + made = sent + dropped + punted + aside + held, once the workers are between
+/// bursts.
 #[derive(Serialize, Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DirectionTotals {
     /// Frames received.
@@ -187,12 +238,18 @@ pub struct DirectionTotals {
     pub dropped: u64,
     /// Frames handed to the control side.
     pub punted: u64,
+    /// Frames that the gateway made, and that went the way of received ones.
+    pub made: u64,
+    /// Frames that those stand for.
+    pub aside: u64,
+    /// Fragments that wait for others now.
+    pub held: u64,
 }
 
 impl DirectionTotals {
-    /// Whether every frame received is accounted for.
+    /// Whether every frame is accounted for.
     pub fn balance(&self) -> bool {
-        self.received == self.sent + self.dropped + self.punted
+        self.received + self.made == self.sent + self.dropped + self.punted + self.aside + self.held
     }
 }
 
@@ -287,6 +344,8 @@ pub fn drops_report(workers: &[&WorkerCounters]) -> DropsReport {
             let counters = worker.direction(side);
             totals.received += counters.received.get();
             totals.sent += counters.sent.get();
+            totals.made += counters.made.get();
+            totals.held += counters.held.get();
         }
         let directed = |reason: &str, help: &str, packets| DirectedCount {
             direction: direction_name(side).into(),
@@ -296,29 +355,26 @@ pub fn drops_report(workers: &[&WorkerCounters]) -> DropsReport {
                 help: help.into(),
             },
         };
+        let sum = |of: &dyn Fn(&DirectionCounters) -> u64| -> u64 {
+            workers.iter().map(|w| of(w.direction(side))).sum()
+        };
         for reason in DropReason::ALL {
-            let packets = workers
-                .iter()
-                .map(|w| w.direction(side).drops[reason.index()].get())
-                .sum();
+            let packets = sum(&|counters| counters.drops[reason.index()].get());
             totals.dropped += packets;
-            if packets > 0 {
-                report
-                    .drops
-                    .push(directed(reason.name(), reason.help(), packets));
-            }
+            let count = directed(reason.name(), reason.help(), packets);
+            report.drops.extend((packets > 0).then_some(count));
         }
         for reason in PuntReason::ALL {
-            let packets = workers
-                .iter()
-                .map(|w| w.direction(side).punts[reason.index()].get())
-                .sum();
+            let packets = sum(&|counters| counters.punts[reason.index()].get());
             totals.punted += packets;
-            if packets > 0 {
-                report
-                    .punts
-                    .push(directed(reason.name(), reason.help(), packets));
-            }
+            let count = directed(reason.name(), reason.help(), packets);
+            report.punts.extend((packets > 0).then_some(count));
+        }
+        for reason in Aside::ALL {
+            let packets = sum(&|counters| counters.asides[reason.index()].get());
+            totals.aside += packets;
+            let count = directed(reason.name(), reason.help(), packets);
+            report.asides.extend((packets > 0).then_some(count));
         }
         match side {
             Side::Protected => report.totals.outbound = totals,

@@ -42,12 +42,6 @@ impl Mbuf<'_> {
         PortId(self.fields().port)
     }
 
-    /// Takes back `len` bytes that were cut off the front; false where there are fewer before the packet. They hold what they
-    /// held, unless something was put before the packet since.
-    pub fn uncover(&mut self, len: usize) -> bool {
-        self.prepend(len).is_some()
-    }
-
     #[inline]
     fn fields(&self) -> &sys::rte_mbuf {
         // SAFETY: this value owns the mbuf (its invariant), so nobody writes it while `self` is borrowed.
@@ -159,6 +153,11 @@ impl PacketBuf for Mbuf<'_> {
         mbuf.data_off = mbuf.data_off.wrapping_add(len);
         mbuf.pkt_len = mbuf.pkt_len.wrapping_sub(u32::from(len));
         true
+    }
+
+    #[inline]
+    fn uncover(&mut self, len: usize) -> bool {
+        self.prepend(len).is_some()
     }
 
     #[inline]

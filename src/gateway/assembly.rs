@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 use super::ports::{self, OpenPort};
 use crate::control::leases::{Leases, SaStart};
 use crate::control::report::SaRow;
+use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::ipsec::sad::Sad;
 use crate::policy::Policy;
@@ -19,6 +20,7 @@ use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Lane, Shared, Worker};
 use crate::worker::host::HostRings;
+use crate::worker::remake::Remake;
 
 /// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
 pub struct Assembly<'p> {
@@ -48,12 +50,13 @@ pub struct WorkerView {
     pub counters: Arc<WorkerCounters>,
 }
 
-/// Puts a gateway together. The keys move from the policy into the SAs; the policy's copies are zeroised.
+/// Puts a gateway together; what workers make themselves of packets takes its buffers from `pool`. The keys move from the policy into the SAs; the policy's copies are zeroised.
 pub fn assemble<'p>(
     policy: Policy,
     mut leases: Leases,
     ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
+    (pool, tsc_hz): (&'p Mempool<'p>, u64),
 ) -> Assembly<'p> {
     let (mut writer, readers) = rcu::domain(policy.gateway.workers.len());
     let slots = endpoint_sets(&policy).count();
@@ -73,7 +76,10 @@ pub fn assemble<'p>(
     let cores = policy.gateway.workers.clone();
     drop(policy);
     leases.tick(&shared.sad, &writer);
-    let (workers, views) = make_workers(readers, lanes, &cores, ports, &shared);
+    let (workers, views) = {
+        let remake = || Remake::new(pool, tsc_hz);
+        make_workers((readers, lanes, &cores), ports, &shared, remake)
+    };
     Assembly {
         shared,
         writer,
@@ -132,11 +138,10 @@ fn log_refused(row: &SaRow) {
 }
 
 fn make_workers<'p>(
-    readers: Vec<Reader>,
-    lanes: Vec<Vec<Lane<'p>>>,
-    cores: &[usize],
+    (readers, lanes, cores): (Vec<Reader>, Vec<Vec<Lane<'p>>>, &[usize]),
     ports: &[OpenPort],
     shared: &Arc<Shared<'p>>,
+    remake: impl Fn() -> Remake<'p>,
 ) -> (Vec<(usize, Worker<'p>)>, Vec<WorkerView>) {
     let mut workers = Vec::new();
     let mut views = Vec::new();
@@ -161,7 +166,7 @@ fn make_workers<'p>(
         });
         workers.push((
             *core,
-            Worker::new(reader, Arc::clone(shared), lanes, counters),
+            Worker::new(reader, Arc::clone(shared), lanes, counters, remake()),
         ));
     }
     (workers, views)

@@ -3,8 +3,10 @@
 
 mod assembly;
 mod hops;
+mod paths;
 pub mod ports;
 mod serve;
+mod tunnels;
 
 pub use assembly::{Assembly, WorkerView, assemble};
 pub use serve::block_signals;
@@ -12,9 +14,11 @@ pub use serve::block_signals;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam_queue::ArrayQueue;
 use tracing::{error, info};
 
 use hops::Hops;
+use paths::Paths;
 use ports::OpenPort;
 
 use crate::control::leases::Leases;
@@ -23,8 +27,9 @@ use crate::control::socket::{ControlSocket, SocketError};
 use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::error::DpdkError;
 use crate::dpdk::lcore::{allowed_cores, keep_off};
+use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
-use crate::host::{Host, HostError, HostPort, TwinSettings};
+use crate::host::{Host, HostError, HostPort, PathReport, TwinSettings};
 use crate::policy::Policy;
 use crate::policy::model::Port;
 use crate::rcu::Writer;
@@ -93,6 +98,8 @@ struct Control<'p, 'r> {
     workers: Vec<WorkerView>,
     host: Arc<[HostPort]>,
     hops: Hops,
+    paths: Paths,
+    path_reports: Arc<ArrayQueue<PathReport>>,
     tsc_hz: u64,
 }
 
@@ -140,7 +147,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
         .map_err(GatewayError::from)
         .and_then(|host| {
             let sockets = (&mut socket, leases, host);
-            run_on(policy, options, &eal, &opened, &started, sockets)
+            run_on(policy, options, (&eal, &pool), (&opened, &started), sockets)
         });
     // The order DPDK needs: workers are gone, so queues are; then ports stop and close, and every buffer is home.
     drop(started);
@@ -185,9 +192,8 @@ fn twins(policy: &Policy, opened: &[OpenPort]) -> Vec<TwinSettings> {
 fn run_on<'p>(
     policy: Policy,
     options: &RunOptions,
-    eal: &'p Eal,
-    ports: &[OpenPort],
-    started: &'p [StartedPort<'p>],
+    (eal, pool): (&'p Eal, &'p Mempool<'p>),
+    (ports, started): (&[OpenPort], &'p [StartedPort<'p>]),
     (socket, leases, host): (&mut ControlSocket, Leases, Host<'p>),
 ) -> Result<Ending, GatewayError> {
     let Assembly {
@@ -198,12 +204,14 @@ fn run_on<'p>(
         plan,
         workers,
         views,
-    } = assemble(policy, leases, ports, started);
+    } = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
     let monitor = host.monitor().map_err(|error| GatewayError::System {
         what: "cannot follow the kernel's neighbours and routes",
         error,
     })?;
     let control = Control {
+        paths: Paths::new(&rows, &shared.sad, &writer),
+        path_reports: host.path_reports(),
         shared,
         writer,
         leases,

@@ -13,6 +13,8 @@ use crate::policy::model::{self, MacAddr};
 use crate::policy::queues;
 use crate::wire::rss::{EspInput, RSS_KEY, Spreading};
 use crate::worker::datapath::Lane;
+use crate::worker::reassembly::MOST_HELD;
+use crate::worker::remake::MOST_MADE;
 
 /// Descriptors asked for on each queue.
 const DESCRIPTORS: u16 = 1024;
@@ -22,8 +24,9 @@ const AF_XDP_RINGS: u32 = 2 * 2048;
 const POOL_CACHE: u32 = 256;
 /// Buffers beside those of queues and workers: what the control side may hold.
 const SPARE_BUFFERS: u32 = 2048;
-/// Room behind the IP packet for an Ethernet header with two VLAN tags, ESP trailer and ICV.
-const FRAME_OVERHEAD: u16 = 14 + 8 + 32;
+/// Room beside the IP packet for an Ethernet header with two VLAN tags and all that ESP adds, which fragments that are put
+/// together have before it is taken off.
+const FRAME_OVERHEAD: u16 = 14 + 8 + 96;
 /// Least room of an mbuf after its headroom: what virtual drivers take for granted.
 const MIN_DATA_ROOM: u16 = 2048;
 
@@ -63,7 +66,8 @@ pub fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, Dpd
     let queues: u32 = policy.ports.iter().map(buffers_of_port).sum();
     let workers = u32::try_from(policy.gateway.workers.len()).unwrap_or(u32::MAX);
     let burst = u32::try_from(BURST).unwrap_or(u32::MAX);
-    let per_worker = POOL_CACHE * 2 + burst * 4;
+    let made = u32::try_from(MOST_MADE + MOST_HELD).unwrap_or(u32::MAX);
+    let per_worker = POOL_CACHE * 2 + burst * 4 + made;
     let needed = queues
         .saturating_add(workers.saturating_mul(per_worker))
         .saturating_add(SPARE_BUFFERS);

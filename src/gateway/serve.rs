@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::{Control, GatewayError, RunOptions};
+use super::{Control, GatewayError, RunOptions, tunnels};
 use crate::control::protocol::Method;
 use crate::control::report::{
     self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
@@ -69,6 +69,9 @@ pub(super) fn serve(
         })?;
         control.leases.tick(&control.shared.sad, &control.writer);
         control.hops.follow(&control.shared, &mut control.writer);
+        let reports = std::iter::from_fn(|| control.path_reports.pop());
+        let sad = &control.shared.sad;
+        control.paths.follow(reports, sad, &control.writer);
         control.writer.reclaim();
         if looked.elapsed() >= LINK_INTERVAL {
             looked = Instant::now();
@@ -101,6 +104,13 @@ fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
 fn answer(control: &Control<'_, '_>, method: Method) -> Value {
     let report = match method {
         Method::ShowPorts => serde_json::to_value(ports_report(control)),
+        Method::ShowTunnels => serde_json::to_value(tunnels::report(tunnels::Sources {
+            rows: &control.rows,
+            sad: &control.shared.sad,
+            tables: control.shared.tables.get_owned(&control.writer, 0),
+            paths: &control.paths,
+            writer: &control.writer,
+        })),
         Method::ShowSa => {
             let sad = &control.shared.sad;
             serde_json::to_value(report::sa_report(&control.rows, sad, &control.writer))

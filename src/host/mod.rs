@@ -8,15 +8,18 @@
 mod icmp;
 mod monitor;
 mod netlink;
+mod path;
 mod twin;
 
 pub use monitor::Monitor;
+pub use path::PathReport;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_queue::ArrayQueue;
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::warn;
@@ -24,6 +27,7 @@ use tracing::warn;
 use crate::buf::PacketBuf;
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::mempool::Mempool;
+use crate::drop::PuntReason;
 use crate::host::icmp::{Own, error_frame};
 use crate::host::twin::Twin;
 use crate::ids::PortIndex;
@@ -39,6 +43,8 @@ const PAUSE: Timespec = Timespec {
 const TURN: usize = 64;
 /// Time between two refills of the punt limits.
 const REFILL: Duration = Duration::from_millis(10);
+/// Reports of path MTUs that may wait for the control thread.
+const REPORTS: usize = 64;
 /// Bytes of an Ethernet header with two VLAN tags, before the IP packet.
 const LINK_HEADERS: usize = 14 + 8;
 
@@ -91,6 +97,7 @@ pub struct Host<'p> {
     twins: Vec<Option<Twin>>,
     own: Vec<Own>,
     ports: Arc<[HostPort]>,
+    paths: Arc<ArrayQueue<PathReport>>,
     pool: &'p Mempool<'p>,
     /// A buffer that was taken for a frame and not used.
     spare: Option<Mbuf<'p>>,
@@ -122,6 +129,7 @@ impl<'p> Host<'p> {
             twins,
             own: settings.iter().map(own).collect(),
             ports,
+            paths: Arc::new(ArrayQueue::new(REPORTS)),
             pool,
             spare: None,
             max_frame: usize::from(max_mtu.unwrap_or(0)).saturating_add(LINK_HEADERS),
@@ -141,6 +149,11 @@ impl<'p> Host<'p> {
     /// What the control thread sees of each port.
     pub fn ports(&self) -> Arc<[HostPort]> {
         Arc::clone(&self.ports)
+    }
+
+    /// What routers say of our outer packets.
+    pub fn path_reports(&self) -> Arc<ArrayQueue<PathReport>> {
+        Arc::clone(&self.paths)
     }
 
     /// Carries frames until told to stop.
@@ -175,6 +188,12 @@ impl<'p> Host<'p> {
             && let Some(punted) = shared.host.punts.pop()
         {
             carried += 1;
+            if punted.reason == PuntReason::Icmp
+                && let Some(report) = PathReport::of(punted.mbuf.data())
+            {
+                // What there is no room for is said again.
+                let _ = self.paths.push(report);
+            }
             let at = punted.port.index();
             let Some(port) = self.ports.get(at) else {
                 continue;

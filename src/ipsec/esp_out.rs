@@ -346,7 +346,7 @@ mod tests {
     use crate::crypto::aead::{AeadKey, Cipher, KeyMaterial, OpenJob, open_burst};
     use crate::drop::Fate;
     use crate::ids::{SaIndex, Spi};
-    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
+    use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader, SizeRules};
     use crate::ipsec::sa::{OutboundParams, SaParams};
     use crate::ipsec::sad::Sad;
     use crate::rcu::domain;
@@ -367,6 +367,7 @@ mod tests {
                 encapsulation: Encapsulation::None,
             },
             next_seq,
+            sizes: SizeRules::default(),
             outer: OuterHeader {
                 hop_limit: 64,
                 dscp: Dscp::Copy,

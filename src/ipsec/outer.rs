@@ -43,6 +43,36 @@ pub enum EcnMode {
     Compatibility,
 }
 
+/// When an IPv4 packet is fragmented that is too big for its tunnel and may be (RFC 4301 section 8.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragmentation {
+    /// Before it is sealed: the destination puts it together.
+    Before,
+    /// After it was sealed: the peer puts it together.
+    After,
+}
+
+/// What becomes of packets that are too big for their tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SizeRules {
+    /// Which of both is fragmented.
+    pub fragmentation: Fragmentation,
+    /// TCP connections are held to segments that fit.
+    pub clamp_mss: bool,
+    /// The largest outer packet that the path takes, in bytes, from what is known beforehand; [`u16::MAX`] where nothing is.
+    pub path_mtu: u16,
+}
+
+impl Default for SizeRules {
+    fn default() -> Self {
+        Self {
+            fragmentation: Fragmentation::Before,
+            clamp_mss: true,
+            path_mtu: u16::MAX,
+        }
+    }
+}
+
 /// How outer headers are built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OuterHeader {
@@ -79,13 +109,15 @@ impl OuterHeader {
     }
 }
 
+/// The ECN field that says that there was congestion on the way (RFC 3168 section 5).
+pub const CE: u8 = 0b11;
+
 /// The ECN field of the inner packet after the tunnel's exit, from the two that arrived; `None` where the packet must be
 /// dropped (RFC 6040 section 4.2, figure 4).
 pub fn exit_ecn(inner: u8, outer: u8) -> Option<u8> {
     const NOT_ECT: u8 = 0b00;
     const ECT_1: u8 = 0b01;
     const ECT_0: u8 = 0b10;
-    const CE: u8 = 0b11;
     match (inner & 0b11, outer & 0b11) {
         //= https://www.rfc-editor.org/rfc/rfc6040#section-4.2
         //# If the inner ECN field is Not-ECT, the decapsulator MUST NOT

@@ -1,6 +1,7 @@
 //! Security associations: what one needs per packet, and what it counts.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
@@ -9,7 +10,7 @@ use crate::bits::low_8;
 use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
 use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
 use crate::ids::Spi;
-use crate::ipsec::outer::{DontFragment, Encapsulation, OuterHeader};
+use crate::ipsec::outer::{DontFragment, Encapsulation, Fragmentation, OuterHeader, SizeRules};
 use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters, WorkerId};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
@@ -58,6 +59,8 @@ pub struct OutboundParams<'a> {
     pub next_seq: u64,
     /// How outer headers are built.
     pub outer: OuterHeader,
+    /// What becomes of packets that are too big.
+    pub sizes: SizeRules,
 }
 
 /// An SA that seals.
@@ -72,6 +75,8 @@ pub struct OutboundSa {
     /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
     pub(super) sum: u32,
     pub(super) shape: Shape,
+    /// The largest outer packet that the path to the peer takes, in bytes.
+    path_mtu: AtomicU16,
     /// Headers of every packet, complete but for what changes from packet to packet; the last `shape.len` bytes of it,
     /// where the outer header is IPv4, and otherwise the end of them.
     pub(super) template: [u8; NEAR_TEMPLATE],
@@ -112,6 +117,10 @@ const ESN: u8 = 1;
 const OUTER_V4: u8 = 2;
 /// UDP follows the outer IP header.
 const IN_UDP: u8 = 4;
+/// The maximum segment size of TCP connections is held to what fits.
+const CLAMP_MSS: u8 = 8;
+/// What may be fragmented is fragmented once it is sealed.
+const FRAGMENT_AFTER: u8 = 16;
 
 /// What makes an inbound SA.
 pub struct InboundParams<'a> {
@@ -206,7 +215,12 @@ impl Shape {
             len,
             flags: flag(sa.esn, ESN)
                 | flag(sa.local.is_ipv4(), OUTER_V4)
-                | flag(sa.encapsulation != Encapsulation::None, IN_UDP),
+                | flag(sa.encapsulation != Encapsulation::None, IN_UDP)
+                | flag(params.sizes.clamp_mss, CLAMP_MSS)
+                | flag(
+                    params.sizes.fragmentation == Fragmentation::After,
+                    FRAGMENT_AFTER,
+                ),
             // A bit that is set outside whatever is inside is one that need not be kept.
             tos_keep: outer.tos(0xff) & !outer.tos(0),
             tos_set: outer.tos(0),
@@ -245,6 +259,18 @@ impl Shape {
         self.flags & (OUTER_V4 | IN_UDP) == IN_UDP
     }
 
+    /// Whether TCP connections are held to segments that fit.
+    #[inline]
+    fn clamps_mss(self) -> bool {
+        self.flags & CLAMP_MSS != 0
+    }
+
+    /// Whether what may be fragmented is sealed first.
+    #[inline]
+    fn fragments_after(self) -> bool {
+        self.flags & FRAGMENT_AFTER != 0
+    }
+
     /// The outer TOS or traffic class for an inner one.
     #[inline]
     pub(super) fn tos(self, inner: u8) -> u8 {
@@ -277,6 +303,7 @@ impl OutboundSa {
             salt: Zeroizing::new(params.sa.key.salt()),
             sum: template.sum,
             shape: template.shape,
+            path_mtu: AtomicU16::new(params.sizes.path_mtu),
             key: AeadKey::new(params.sa.key),
             long_template: template.bytes,
             cold: ColdCounters::default(),
@@ -332,6 +359,34 @@ impl OutboundSa {
         esp::pad_len(len)
             .saturating_add(esp::TRAILER_LEN)
             .saturating_add(ICV_LEN)
+    }
+
+    /// The largest outer packet that may leave by a link that takes `link_mtu` bytes.
+    #[inline]
+    pub fn outer_mtu(&self, link_mtu: u16) -> u16 {
+        link_mtu.min(self.path_mtu.load(Ordering::Relaxed))
+    }
+
+    /// The largest outer packet that the path to the peer takes, in bytes, as far as it is known; [`u16::MAX`] where it is not.
+    pub fn path_mtu(&self) -> u16 {
+        self.path_mtu.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the largest outer packet that the path to the peer takes.
+    pub fn set_path_mtu(&self, mtu: u16) {
+        self.path_mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Whether TCP connections are to be held to segments that fit.
+    #[inline]
+    pub fn clamps_mss(&self) -> bool {
+        self.shape.clamps_mss()
+    }
+
+    /// Whether inner packets that are too big and may be fragmented are sealed whole, and their outer packets fragmented.
+    #[inline]
+    pub fn fragments_after(&self) -> bool {
+        self.shape.fragments_after()
     }
 
     /// The largest inner packet whose outer one is no larger than `mtu` bytes; 0 where none is.

@@ -66,6 +66,7 @@ pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
         sa: outbound_params(set),
         next_seq,
         outer: set.outer,
+        sizes: set.sizes,
     })
 }
 
@@ -145,6 +146,7 @@ pub(super) fn local_addresses(
         for (.., set) in endpoint_sets(policy) {
             if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
                 local.nat_t.insert((set.local, local_port));
+                local.nat_t_addresses.insert(set.local);
             }
         }
     }

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 
 use crate::crypto::aead::KeyMaterial;
 use crate::ids::{PortIndex, Spi};
-pub use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader};
+pub use crate::ipsec::outer::{
+    DontFragment, Dscp, EcnMode, Encapsulation, Fragmentation, OuterHeader, SizeRules,
+};
 
 /// One gateway: its ports, its static neighbours and routes, its tunnels.
 pub struct Policy {
@@ -139,6 +141,8 @@ pub struct EndpointSet {
     pub encapsulation: Encapsulation,
     /// How outer headers are built.
     pub outer: OuterHeader,
+    /// What becomes of packets that are too big.
+    pub sizes: SizeRules,
     /// In a split tunnel, UDP flows are told apart by ports too: no inner UDP is fragmented.
     pub spread_udp_ports: bool,
     /// The SA we seal with.

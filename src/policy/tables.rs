@@ -52,6 +52,8 @@ pub struct LocalAddresses {
     pub v6: FxHashSet<u128>,
     /// Address and port at which ESP in UDP arrives.
     pub nat_t: FxHashSet<(IpAddr, u16)>,
+    /// The addresses of these.
+    pub nat_t_addresses: FxHashSet<IpAddr>,
 }
 
 /// A neighbour that packets are sent to.

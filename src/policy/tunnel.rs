@@ -12,11 +12,13 @@ use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value};
 use super::keying::{self, Direction, KeySource, KeyingDraft, Transform};
 use super::model::{
-    DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, InboundKeying, OutboundKeying,
-    OuterHeader, Tunnel,
+    DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, Fragmentation, InboundKeying,
+    OutboundKeying, OuterHeader, SizeRules, Tunnel,
 };
 use super::network;
 use crate::crypto::aead::SALT_LEN;
+use crate::wire::ipv4::LEAST_MTU as LEAST_MTU_V4;
+use crate::wire::ipv6::LEAST_MTU as LEAST_MTU_V6;
 use crate::wire::udp::PORT_NAT_T;
 
 const NAME: Key = Key::new("name", "name = \"west-east\"");
@@ -34,6 +36,9 @@ const HOP_LIMIT: Key = Key::new("hop_limit", "hop_limit = 64");
 const DSCP: Key = Key::new("dscp", "dscp = \"copy\" or a number from 0 to 63");
 const DF: Key = Key::new("df", "df = \"copy\"");
 const ECN: Key = Key::new("ecn", "ecn = \"normal\"");
+const CLAMP_MSS: Key = Key::new("clamp_mss", "clamp_mss = true");
+const FRAGMENTATION: Key = Key::new("fragmentation", "fragmentation = \"before\"");
+const PATH_MTU: Key = Key::new("path_mtu", "path_mtu = 1400");
 const OUTBOUND: Key = Key::new(
     "outbound",
     "a table [tunnel.endpoints.outbound] with spi, cipher and key",
@@ -67,6 +72,9 @@ const ENDPOINT_KEYS: &[&Key] = &[
     &DSCP,
     &DF,
     &ECN,
+    &CLAMP_MSS,
+    &FRAGMENTATION,
+    &PATH_MTU,
     &OUTBOUND,
     &INBOUND,
     &SA,
@@ -77,6 +85,8 @@ const ENDPOINT_KEYS: &[&Key] = &[
 const MAX_NETWORKS: usize = 256;
 /// SAs of one endpoint set in each direction: no port has more queues.
 const MAX_SAS: usize = 64;
+/// As of a port.
+const MAX_MTU: u16 = 9000;
 const DEFAULT_UDP_PORT: u16 = PORT_NAT_T;
 const DEFAULT_HOP_LIMIT: u8 = 64;
 
@@ -103,6 +113,7 @@ pub(super) struct EndpointDraft {
     remote: Option<At<IpAddr>>,
     encapsulation: Encapsulation,
     outer: OuterHeader,
+    sizes: SizeRules,
     spread_udp_ports: bool,
     /// At least one; more where the tunnel is split.
     sas: Vec<SaDraft>,
@@ -279,11 +290,13 @@ fn endpoint_set(
     if let (Some(local), Some(remote)) = (&local, &remote) {
         check_ends(local, remote, faults);
     }
+    let is_v6 = local.as_ref().is_some_and(|local| local.value.is_ipv6());
     EndpointDraft {
         local,
         remote,
         encapsulation: encapsulation(table, faults),
         outer: outer_header(table, faults),
+        sizes: size_rules(table, is_v6, faults),
         spread_udp_ports: spread_udp_ports(table, faults),
         sas: match table.find(&SA) {
             None => vec![sa_pair(table, source, faults)],
@@ -477,6 +490,29 @@ fn outer_header(table: &Table<'_>, faults: &mut Faults<'_>) -> OuterHeader {
     }
 }
 
+fn size_rules(table: &Table<'_>, is_v6: bool, faults: &mut Faults<'_>) -> SizeRules {
+    const FRAGMENTATIONS: &[(&str, Fragmentation)] = &[
+        ("before", Fragmentation::Before),
+        ("after", Fragmentation::After),
+    ];
+    let clamp_mss = table
+        .find(&CLAMP_MSS)
+        .and_then(|value| value.boolean(faults));
+    let fragmentation = table
+        .find(&FRAGMENTATION)
+        .and_then(|value| network::choice(&value, FRAGMENTATIONS, faults));
+    let least = if is_v6 { LEAST_MTU_V6 } else { LEAST_MTU_V4 };
+    let path_mtu = table
+        .find(&PATH_MTU)
+        .and_then(|value| value.number(least..=MAX_MTU, faults));
+    let default = SizeRules::default();
+    SizeRules {
+        clamp_mss: clamp_mss.map_or(default.clamp_mss, |clamp| clamp.value),
+        fragmentation: fragmentation.map_or(default.fragmentation, |when| when.value),
+        path_mtu: path_mtu.map_or(default.path_mtu, |mtu| mtu.value),
+    }
+}
+
 fn dscp(value: &Value<'_>, faults: &mut Faults<'_>) -> Option<Dscp> {
     match value.as_text() {
         Some(_) => network::choice(value, &[("copy", Dscp::Copy)], faults).map(|dscp| dscp.value),
@@ -625,6 +661,7 @@ fn finish_set(set: EndpointDraft) -> Option<Vec<EndpointSet>> {
             remote,
             encapsulation: set.encapsulation,
             outer: set.outer,
+            sizes: set.sizes,
             spread_udp_ports: set.spread_udp_ports,
             outbound: OutboundKeying {
                 spi: outbound.spi?.value,

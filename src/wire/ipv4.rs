@@ -12,6 +12,8 @@ use crate::wire::checksum;
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = size_of::<Ipv4Header>();
+/// The largest packet that every host takes (RFC 791): a path that claims to take less is not believed.
+pub const LEAST_MTU: u16 = 576;
 /// The DF flag in [`Ipv4Header::flags_fragment`].
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// The MF flag in [`Ipv4Header::flags_fragment`].
@@ -191,6 +193,16 @@ impl Ipv4Header {
     /// Whether this is one fragment of a larger packet.
     pub fn is_fragment(&self) -> bool {
         self.flags_fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// Where in the larger packet this fragment's payload begins, in bytes; 0 for the first, and for a whole packet.
+    pub fn fragment_offset(&self) -> u16 {
+        (self.flags_fragment.get() & FRAGMENT_OFFSET) << 3
+    }
+
+    /// Whether more fragments follow.
+    pub fn more_fragments(&self) -> bool {
+        self.flags_fragment.get() & MORE_FRAGMENTS != 0
     }
 
     /// Whether routers must not fragment it.

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use zerocopy::byteorder::network_endian::U16;
+use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::drop::DropReason;
@@ -10,6 +10,8 @@ use crate::wire::ip::protocol;
 
 /// Length of the fixed header, in bytes.
 pub const HEADER_LEN: usize = size_of::<Ipv6Header>();
+/// The largest packet that every link takes (RFC 8200 section 5).
+pub const LEAST_MTU: u16 = 1280;
 /// Most extension headers that a packet for the gateway may carry; RFC 8200 section 4.1 knows no more kinds.
 pub const MAX_EXTENSIONS: usize = 8;
 
@@ -32,6 +34,37 @@ pub struct Ipv6Header {
 }
 
 const _: () = assert!(size_of::<Ipv6Header>() == 40);
+
+/// Length of a fragment header, in bytes.
+pub const FRAGMENT_HEADER_LEN: usize = size_of::<FragmentHeader>();
+
+/// A fragment header (RFC 8200 section 4.5).
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FragmentHeader {
+    /// Protocol of what the fragments make up.
+    pub next_header: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset in the high 13 bits, in units of 8 bytes; in the lowest, whether more fragments follow.
+    pub offset_more: U16,
+    /// The same in all fragments of a packet.
+    pub id: U32,
+}
+
+const _: () = assert!(size_of::<FragmentHeader>() == 8);
+
+impl FragmentHeader {
+    /// Where in the packet this fragment's payload begins, in bytes.
+    pub fn offset(&self) -> u16 {
+        self.offset_more.get() & !7
+    }
+
+    /// Whether more fragments follow.
+    pub fn has_more(&self) -> bool {
+        self.offset_more.get() & 1 != 0
+    }
+}
 
 /// Where the walk over the extension headers ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -20,4 +20,5 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod rss;
+pub mod tcp;
 pub mod udp;

@@ -4,7 +4,7 @@
 use zerocopy::FromBytes;
 
 use crate::buf::PacketBuf;
-use crate::drop::{DropReason, PuntReason};
+use crate::drop::{Aside, DropReason, PuntReason};
 use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::selector::AddressPair;
 use crate::meta::{PacketKind, PacketMeta};
@@ -12,7 +12,7 @@ use crate::policy::model::Side;
 use crate::policy::tables::PortTable;
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;
-use crate::wire::ipv6::Ipv6Header;
+use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::{self, NatPayload, UdpHeader};
 
 /// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
@@ -96,21 +96,25 @@ fn classify_unprotected(
         _ => walk_v6(data, meta)?,
     };
     let destination = address_pair(data, meta).ok_or(DropReason::Runt)?;
-    if meta.protocol == protocol::ESP {
+    if is_fragment && is_for_sa(meta, port, destination) {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.1
-        //# If a packet offered to ESP for
-        //# processing appears to be an IP fragment, i.e., the OFFSET field is
-        //# non-zero or the MORE FRAGMENTS flag is set, the receiver MUST discard
-        //# the packet; this is an auditable event.
-        if is_fragment {
+        //# If required, reassembly is performed prior to ESP processing.
+        if meta.kind == PacketKind::Ipv6 && usize::from(meta.l4_offset) != FRAGMENTED_V6 {
             return Err(DropReason::Fragment);
+        }
+        meta.take_aside(Aside::Reassemble);
+        return Ok(());
+    }
+    if meta.protocol == protocol::ESP {
+        if is_fragment {
+            return Err(DropReason::ClearText);
         }
         meta.esp_offset = meta.l4_offset;
         return Ok(());
     }
     if meta.protocol == protocol::UDP
         && !port.local.nat_t.is_empty()
-        && is_nat_t(data, meta, port, destination, is_fragment)?
+        && is_nat_t(data, meta, port, destination)?
     {
         return Ok(());
     }
@@ -165,7 +169,6 @@ fn is_nat_t(
     meta: &mut PacketMeta,
     port: &PortTable,
     destination: AddressPair,
-    is_fragment: bool,
 ) -> Result<bool, DropReason> {
     let Some(number) = destination_port(data, meta) else {
         return Ok(false);
@@ -176,9 +179,6 @@ fn is_nat_t(
         .contains(&(destination.destination(), number))
     {
         return Ok(false);
-    }
-    if is_fragment {
-        return Err(DropReason::Fragment);
     }
     let esp = usize::from(meta.l4_offset).saturating_add(udp::HEADER_LEN);
     let (header, _) = data
@@ -199,6 +199,22 @@ fn is_nat_t(
         NatPayload::Other => return Err(DropReason::Runt),
     }
     Ok(true)
+}
+
+/// Where the payload of an IPv6 fragment begins that has no other extension header.
+const FRAGMENTED_V6: usize = ipv6::HEADER_LEN + ipv6::FRAGMENT_HEADER_LEN;
+
+/// Whether a fragment may be one of a packet that an SA is to open: ESP to us, or UDP, whose ports are in the first fragment
+/// only, to an address where ESP in UDP arrives. What else is fragmented and ours the kernel puts together.
+fn is_for_sa(meta: &PacketMeta, port: &PortTable, destination: AddressPair) -> bool {
+    match meta.protocol {
+        protocol::ESP => is_local(port, destination),
+        protocol::UDP => port
+            .local
+            .nat_t_addresses
+            .contains(&destination.destination()),
+        _ => false,
+    }
 }
 
 #[inline]

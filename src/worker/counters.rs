@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::drop::{DropReason, Fate, PuntReason};
+use crate::drop::{Aside, DropReason, Fate, PuntReason};
 use crate::ids::PortIndex;
 use crate::ipsec::sa::{InboundSa, OutboundSa};
 use crate::ipsec::sa_counters::{SaCounters, WorkerId};
@@ -25,6 +25,12 @@ impl Counter {
             self.0.load(Ordering::Relaxed).wrapping_add(n),
             Ordering::Relaxed,
         );
+    }
+
+    /// Makes it `n`. Only the owning worker may call it.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     /// The count.
@@ -60,6 +66,13 @@ pub struct DirectionCounters {
     pub drops: [Counter; DropReason::COUNT],
     /// By [`PuntReason::index`].
     pub punts: [Counter; PuntReason::COUNT],
+    /// By [`Aside::index`]: packets that others stand for, which the gateway made of them.
+    pub asides: [Counter; Aside::COUNT],
+    /// Frames that the gateway made and that went the way of received ones: fragments, packets put together, ICMP errors into
+    /// tunnels.
+    pub made: Counter,
+    /// Fragments that wait for the others of their packet now.
+    pub held: Counter,
 }
 
 impl Default for DirectionCounters {
@@ -69,6 +82,9 @@ impl Default for DirectionCounters {
             sent: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             punts: std::array::from_fn(|_| Counter::default()),
+            asides: std::array::from_fn(|_| Counter::default()),
+            made: Counter::default(),
+            held: Counter::default(),
         }
     }
 }
@@ -123,13 +139,21 @@ impl DirectionCounters {
     pub fn add_fates(&self, metas: &[PacketMeta]) {
         for meta in metas {
             let counter = match meta.fate {
-                Fate::Live => None,
+                // What is made of a packet taken aside, and how that ends, is counted where it is done.
+                Fate::Live | Fate::Aside(_) => None,
                 Fate::Dropped(reason) => self.drops.get(reason.index()),
                 Fate::Punted(reason) => self.punts.get(reason.index()),
             };
             if let Some(counter) = counter {
                 counter.add(1);
             }
+        }
+    }
+
+    /// Adds packets that others stand for.
+    pub fn add_aside(&self, reason: Aside, packets: u64) {
+        if let Some(counter) = self.asides.get(reason.index()) {
+            counter.add(packets);
         }
     }
 
@@ -167,7 +191,7 @@ pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, w
                     bytes = bytes.wrapping_add(u64::from(meta.inner_len));
                 }
                 Fate::Dropped(reason) => counters.add_drops(reason, 1),
-                Fate::Punted(_) => {}
+                Fate::Punted(_) | Fate::Aside(_) => {}
             }
         }
         if packets > 0 {

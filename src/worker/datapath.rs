@@ -11,21 +11,24 @@ use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
-use crate::drop::DropReason;
+use crate::drop::{DropReason, Fate};
 use crate::ids::{PortIndex, QueueId};
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
 use crate::policy::model::Side;
-use crate::policy::tables::Tables;
+use crate::policy::tables::{PortTable, Tables};
 use crate::rcu::{Reader, Slots};
 use crate::worker::counters::WorkerCounters;
-use crate::worker::host::{HostRings, Ports, hand_over};
+use crate::worker::host::{HostRings, Ports, hand_over, is_for_host};
 use crate::worker::probe::{Probe, Stage};
+use crate::worker::remake::{MOST_MADE, Remake};
 use crate::worker::stages::{View, process_burst};
 
 /// How often a burst is offered to a transmit queue that takes only part of it.
 const TX_ATTEMPTS: usize = 8;
+/// Bursts that a lane takes of what was made from one burst.
+const MADE_BURSTS: usize = MOST_MADE / BURST;
 /// The queue of each port that the host side's frames leave by, or come in by: one worker has it.
 const FOR_HOST: QueueId = QueueId(0);
 
@@ -71,20 +74,23 @@ pub struct Worker<'p> {
 struct Scratch<'p> {
     burst: Burst<'p>,
     dead: Burst<'p>,
+    remake: Remake<'p>,
     metas: [PacketMeta; BURST],
 }
 
 impl<'p> Worker<'p> {
-    /// A worker that has polled nothing yet.
+    /// A worker that has polled nothing yet. What it makes itself of packets it makes in `remake`.
     pub fn new(
         reader: Reader,
         shared: Arc<Shared<'p>>,
         lanes: Vec<Lane<'p>>,
         counters: Arc<WorkerCounters>,
+        remake: Remake<'p>,
     ) -> Self {
         let scratch = Scratch {
             burst: Burst::new(),
             dead: Burst::new(),
+            remake,
             metas: [PacketMeta::NEW; BURST],
         };
         Self {
@@ -115,6 +121,8 @@ impl<'p> Worker<'p> {
             let count = run_lane(lane, &mut self.scratch, round, probe);
             received = received.saturating_add(count);
         }
+        let inbound = self.counters.direction(Side::Unprotected);
+        self.scratch.remake.expire(inbound);
         let polls = if received == 0 {
             &self.counters.idle_polls
         } else {
@@ -143,41 +151,77 @@ fn run_lane<'p, P: Probe>(
 ) -> usize {
     let Round {
         tables,
-        sad,
         shared,
         counters,
-        id,
+        ..
     } = round;
     let (Some(ingress), Some(egress)) = (tables.port(lane.ingress), tables.port(lane.egress))
     else {
         return 0;
     };
-    let Scratch { burst, dead, metas } = scratch;
+    let tables = (ingress, egress);
     if lane.tx.queue() == FOR_HOST
         && let Some(frames) = shared.host.to_send.get(lane.egress.index())
         && !frames.is_empty()
     {
-        send_for_host(lane, frames, burst, counters);
+        send_for_host(lane, frames, &mut scratch.burst, counters);
     }
     probe.begin();
+    let direction = counters.direction(ingress.side);
     let received = match shared.host.to_take.get(lane.ingress.index()) {
         Some(frames) if lane.rx.queue() == FOR_HOST && !frames.is_empty() => {
-            fill_from(frames, burst)
+            let taken = fill_from(frames, &mut scratch.burst);
+            direction.made.add(taken as u64);
+            taken
         }
-        _ => lane.rx.rx_burst(burst),
+        _ => {
+            let received = lane.rx.rx_burst(&mut scratch.burst);
+            if received > 0 {
+                count_rx(lane.ingress, ingress.side, &scratch.burst, counters);
+            }
+            received
+        }
     };
     if received == 0 {
         return 0;
     }
-    count_rx(lane.ingress, ingress.side, burst, counters);
     probe.mark(Stage::Rx);
-    let metas = metas.get_mut(..received).unwrap_or_default();
+    carry(lane, scratch, tables, round, probe);
+    // What was made of them goes the same way. What that makes again, a path that became narrower meanwhile, ends here.
+    for _ in 0..MADE_BURSTS {
+        let made = scratch.remake.fill(&mut scratch.burst);
+        if made == 0 {
+            return received;
+        }
+        direction.made.add(made as u64);
+        carry(lane, scratch, tables, round, probe);
+    }
+    scratch.remake.give_up(direction);
+    received
+}
+
+/// Takes the frames of `scratch.burst` to their end.
+fn carry<'p, P: Probe>(
+    lane: &mut Lane<'p>,
+    scratch: &mut Scratch<'p>,
+    (ingress, egress): (&PortTable, &PortTable),
+    round: Round<'_, 'p>,
+    probe: &mut P,
+) {
+    let Scratch {
+        burst,
+        dead,
+        remake,
+        metas,
+    } = scratch;
+    let counters = round.counters;
+    let metas = metas.get_mut(..burst.len()).unwrap_or_default();
     let view = View {
-        tables,
-        sad,
+        tables: round.tables,
+        sad: round.sad,
         ingress,
         egress,
-        worker: id,
+        worker: round.id,
     };
     process_burst(burst.as_mut_slice(), metas, view, probe);
     debug_assert!(dead.is_empty(), "what has no room there would be sent");
@@ -188,17 +232,46 @@ fn run_lane<'p, P: Probe>(
     send(lane, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
-        let ports = Ports {
-            ingress: lane.ingress,
-            egress: lane.egress,
-            side: ingress.side,
-        };
-        hand_over(metas, dead, ports, &shared.host);
-        dead.clear();
-        counters.direction(ingress.side).add_fates(metas);
+        let rest = (metas, dead);
+        bury(rest, lane, ingress.side, (round, remake));
     }
     probe.mark(Stage::Count);
-    received
+}
+
+/// Does with the packets that ended what is still to be done with them, in the order they came, frees them and counts their
+/// fates. `dead` holds the packets of `metas` that are not live, in order.
+fn bury<'p>(
+    (metas, dead): (&mut [PacketMeta], &mut Burst<'p>),
+    lane: &mut Lane<'p>,
+    side: Side,
+    (round, remake): (Round<'_, 'p>, &mut Remake<'p>),
+) {
+    let ports = Ports {
+        ingress: lane.ingress,
+        egress: lane.egress,
+        side,
+    };
+    let counters = round.counters;
+    let direction = counters.direction(side);
+    if metas.iter().any(|meta| is_for_host(meta) || is_aside(meta)) {
+        // So that the last to be taken out are those that came last.
+        dead.as_mut_slice().reverse();
+        for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
+            let Some(mbuf) = dead.pop() else { break };
+            match meta.fate {
+                Fate::Aside(reason) => remake.take(mbuf, (reason, meta.seq), direction, |made| {
+                    send(lane, side, made, counters);
+                }),
+                _ => hand_over(mbuf, meta, ports, &round.shared.host),
+            }
+        }
+    }
+    dead.clear();
+    direction.add_fates(metas);
+}
+
+fn is_aside(meta: &PacketMeta) -> bool {
+    matches!(meta.fate, Fate::Aside(_))
 }
 
 fn count_rx(port: PortIndex, side: Side, burst: &Burst<'_>, counters: &WorkerCounters) {

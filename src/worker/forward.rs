@@ -11,23 +11,26 @@ use crate::ipsec::sad::BurstSas;
 use crate::ipsec::selector::AddressPair;
 use crate::ipsec::spd::SpdAction;
 use crate::meta::{PacketKind, PacketMeta};
-use crate::policy::tables::{PortTable, Tables};
+use crate::policy::tables::Tables;
 use crate::wire::ether::{self, EtherHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
+use crate::worker::fit;
 use crate::worker::stages::View;
 
 /// Finds the SA for every live packet of the protected side, its next hop, and whether the sealed packet will fit; takes
 /// one from the TTL. `sas` is empty on entry and holds the SA of each packet on return. Drops with `NoPolicy`, `SaDown`,
-/// `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`, all before a sequence number is spent.
+/// `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`, all before a sequence number is spent; takes aside what is to be cut
+/// first. Returns whether there are live packets that are to be cut once they are sealed.
 pub fn spd_lookup_burst<'g, B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
     view: View<'g>,
     sas: &mut BurstSas<'g, OutboundSa>,
-) {
+) -> bool {
+    let mut cuts = false;
     if view.tables.spis.is_wide() {
-        find_policies_ahead(packets, metas, view, sas);
+        find_policies_ahead(packets, metas, view, sas, &mut cuts);
     } else {
         let places = sas.places(metas.len());
         each_live(packets, metas, places, |packet, meta, place| {
@@ -35,9 +38,10 @@ pub fn spd_lookup_burst<'g, B: PacketBuf>(
             meta.sa = Some(slot);
             // Found once: what is done with the packet from here on is done with this SA.
             *place = view.sad.outbound(slot);
-            admit(packet, meta, view, slot, *place)
+            admit(packet, meta, view, (slot, *place), &mut cuts)
         });
     }
+    cuts
 }
 
 /// With many SAs each is likely to be out of the cache, and so is what leads to it. One pass for each step asks for what
@@ -47,6 +51,7 @@ fn find_policies_ahead<'g, B: PacketBuf>(
     metas: &mut [PacketMeta],
     view: View<'g>,
     sas: &mut BurstSas<'g, OutboundSa>,
+    cuts: &mut bool,
 ) {
     let is_vast = view.tables.spis.is_vast();
     if is_vast {
@@ -80,7 +85,7 @@ fn find_policies_ahead<'g, B: PacketBuf>(
     }
     each_live(packets, metas, places, |packet, meta, place| {
         let slot = meta.sa.ok_or(DropReason::SaDown)?;
-        admit(packet, meta, view, slot, *place)
+        admit(packet, meta, view, (slot, *place), cuts)
     });
 }
 
@@ -123,53 +128,60 @@ fn admit<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
     view: View<'_>,
-    slot: SaIndex,
-    sa: Option<&OutboundSa>,
+    (slot, sa): (SaIndex, Option<&OutboundSa>),
+    cuts: &mut bool,
 ) -> Result<(), DropReason> {
     let sa = sa.ok_or(DropReason::SaDown)?;
     meta.next_hop = view.egress.sa_hop(slot)?;
-    let mtu = view.tables.mtu(meta.next_hop);
-    if sa.sealed_len(packet.data().len()) > usize::from(mtu) {
-        meta.seq = sa.largest_inner(mtu).into();
-        return Err(DropReason::TooBig);
+    let mtu = sa.outer_mtu(view.tables.mtu(meta.next_hop));
+    let len = packet.data().len();
+    if sa.sealed_len(len) > usize::from(mtu) {
+        if !fit::too_big_to_seal(len, meta, sa, mtu)? {
+            return Ok(());
+        }
+        *cuts = true;
     }
+    fit::clamp_mss(packet, meta, sa, mtu);
     decrement_ttl(packet.data_mut(), meta.kind)
 }
 
 /// Finds the next hop of every live packet that was opened; takes one from the TTL (RFC 4301 section 5.1.2.1 note 2).
-/// Drops with `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`.
+/// Drops with `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`. Returns whether there are live packets that are to be cut.
 pub fn route_burst<B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
-    tables: &Tables,
-    egress: &PortTable,
-) {
+    view: View<'_>,
+) -> bool {
+    let mut cuts = false;
     for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
         if !meta.is_live() {
             continue;
         }
-        if let Err(reason) = route(packet, meta, tables, egress) {
+        if let Err(reason) = route(packet, meta, view, &mut cuts) {
             meta.kill(reason);
         }
     }
+    cuts
 }
 
 #[inline]
 fn route<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
-    tables: &Tables,
-    egress: &PortTable,
+    view: View<'_>,
+    cuts: &mut bool,
 ) -> Result<(), DropReason> {
+    let routes = &view.egress.routes;
     meta.next_hop = match address_pair(packet.data(), meta).ok_or(DropReason::Runt)? {
-        AddressPair::V4(_, destination) => egress.routes.lookup_v4(destination)?,
-        AddressPair::V6(_, destination) => egress.routes.lookup_v6(destination)?,
+        AddressPair::V4(_, destination) => routes.lookup_v4(destination)?,
+        AddressPair::V6(_, destination) => routes.lookup_v6(destination)?,
     };
-    let mtu = tables.mtu(meta.next_hop);
+    let mtu = view.tables.mtu(meta.next_hop);
     if packet.data().len() > usize::from(mtu) {
-        meta.seq = mtu.into();
-        return Err(DropReason::TooBig);
+        fit::too_big_to_forward(meta, mtu)?;
+        *cuts = true;
     }
+    fit::clamp_mss_opened(packet, meta, view);
     decrement_ttl(packet.data_mut(), meta.kind)
 }
 

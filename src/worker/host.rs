@@ -9,7 +9,6 @@ use zerocopy::FromBytes;
 
 use crate::bits::low_16;
 use crate::buf::PacketBuf;
-use crate::dpdk::burst::Burst;
 use crate::dpdk::mbuf::Mbuf;
 use crate::drop::{DropReason, Fate, PuntReason};
 use crate::ids::PortIndex;
@@ -196,43 +195,35 @@ pub(super) struct Ports {
     pub(super) side: Side,
 }
 
-/// Hands what ended on the packet path to the host side, in the order it came, as far as the host side has to do with it.
-/// `dead` holds the packets of `metas` that are not live, in order; what is left in it afterwards is to be freed. What is
-/// punted beyond its kind's limit is dropped as `PuntLimit`, and what the ring has no room for as `PuntFull`.
+/// Hands a packet that ended on the packet path to the host side, as far as the host side has to do with it. What is punted
+/// beyond its kind's limit is dropped as `PuntLimit`, and what the ring has no room for as `PuntFull`.
 pub(super) fn hand_over<'p>(
-    metas: &mut [PacketMeta],
-    dead: &mut Burst<'p>,
+    mbuf: Mbuf<'p>,
+    meta: &mut PacketMeta,
     ports: Ports,
     rings: &HostRings<'p>,
 ) {
-    if !metas.iter().any(is_for_host) {
-        return;
-    }
-    // So that the last to be taken out are those that came last.
-    dead.as_mut_slice().reverse();
-    for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
-        let Some(mbuf) = dead.pop() else { return };
-        match meta.fate {
-            Fate::Punted(reason) => {
-                if let Err(reason) = punt(mbuf, reason, ports.ingress, rings) {
-                    meta.kill(reason);
-                }
+    match meta.fate {
+        Fate::Punted(reason) => {
+            if let Err(reason) = punt(mbuf, reason, ports.ingress, rings) {
+                meta.kill(reason);
             }
-            Fate::Dropped(reason @ (DropReason::TtlExpired | DropReason::TooBig)) => {
-                fail(mbuf, meta, reason, ports, rings);
-            }
-            // What tunnels want is known without this.
-            Fate::Dropped(DropReason::NoNeighbour) if ports.side == Side::Unprotected => {
-                if let Some(addresses) = address_pair(mbuf.data(), meta) {
-                    let _ = rings.wanted.push((ports.egress, addresses.destination()));
-                }
-            }
-            _ => {}
         }
+        Fate::Dropped(reason @ (DropReason::TtlExpired | DropReason::TooBig)) => {
+            fail(mbuf, meta, reason, ports, rings);
+        }
+        // What tunnels want is known without this.
+        Fate::Dropped(DropReason::NoNeighbour) if ports.side == Side::Unprotected => {
+            if let Some(addresses) = address_pair(mbuf.data(), meta) {
+                let _ = rings.wanted.push((ports.egress, addresses.destination()));
+            }
+        }
+        _ => {}
     }
 }
 
-fn is_for_host(meta: &PacketMeta) -> bool {
+/// Whether [`hand_over`] has anything to do with it.
+pub(super) fn is_for_host(meta: &PacketMeta) -> bool {
     matches!(
         meta.fate,
         Fate::Punted(_)

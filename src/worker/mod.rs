@@ -16,13 +16,18 @@
 
 pub mod classify;
 pub mod counters;
+mod cut;
 #[cfg(feature = "dpdk")]
 pub mod datapath;
+mod fit;
 pub mod forward;
 #[cfg(feature = "dpdk")]
 pub mod host;
 pub mod parse;
 pub mod probe;
+pub mod reassembly;
+#[cfg(feature = "dpdk")]
+pub mod remake;
 #[cfg(feature = "dpdk")]
 pub mod run;
 pub mod stages;

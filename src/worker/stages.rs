@@ -10,7 +10,7 @@ use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
 use crate::worker::counters::count_sa_burst;
 use crate::worker::probe::{Probe, Stage};
-use crate::worker::{classify, forward, parse};
+use crate::worker::{classify, fit, forward, parse};
 
 /// What the stages look things up in, for one burst.
 #[derive(Clone, Copy)]
@@ -64,10 +64,13 @@ fn open_burst<B: PacketBuf, P: Probe>(
     probe.mark(Stage::Header);
     esp_in::spd_check_inbound_burst(packets, metas, &sas);
     probe.mark(Stage::Policy);
-    forward::route_burst(packets, metas, view.tables, view.egress);
+    let cuts = forward::route_burst(packets, metas, view);
     forward::link_header_burst(packets, metas, view.tables);
     probe.mark(Stage::Route);
     count_sa_burst(metas, &sas, view.worker);
+    if cuts {
+        fit::cut_burst(packets, metas, view.tables, None);
+    }
     probe.mark(Stage::Count);
 }
 
@@ -78,7 +81,7 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     probe: &mut P,
 ) {
     let mut sas = BurstSas::default();
-    forward::spd_lookup_burst(packets, metas, view, &mut sas);
+    let cuts = forward::spd_lookup_burst(packets, metas, view, &mut sas);
     probe.mark(Stage::Policy);
     esp_out::seq_assign_burst(metas, &sas, view.worker);
     probe.mark(Stage::Sequence);
@@ -94,5 +97,8 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     forward::link_header_burst(packets, metas, view.tables);
     probe.mark(Stage::Route);
     count_sa_burst(metas, &sas, view.worker);
+    if cuts {
+        fit::cut_burst(packets, metas, view.tables, Some(&sas));
+    }
     probe.mark(Stage::Count);
 }

@@ -24,7 +24,6 @@ pub(crate) fn run(rig: &mut Rig<'_>) {
     ip_headers(rig);
     ipv4_options(rig);
     ipv6_extensions(rig);
-    fragments(rig);
     addressed_elsewhere(rig);
     encapsulation(rig);
     clear_text(rig);
@@ -439,35 +438,6 @@ fn ipv6_extensions(rig: &mut Rig<'_>) {
         }
         rig.east
             .refuse(SIDE, &bad, DropReason::BadExtension, tunnel);
-    }
-}
-
-fn fragments(rig: &mut Rig<'_>) {
-    for tunnel in ["plain4", "udp4"] {
-        let (packet, frame) = sealed(rig, tunnel, 2);
-        let mut bad = Vec::new();
-        // More fragments; offsets, the last one past 64 KiB.
-        for field in [0x2000u16, 0x0001, 0x2001, 0x1fff, 0x3fff, 0x6000] {
-            let mut frame = frame.clone();
-            frame[ETHER + 6..ETHER + 8].copy_from_slice(&field.to_be_bytes());
-            fix_checksum(&mut frame[ETHER..]);
-            bad.push(frame);
-        }
-        rig.east.refuse(SIDE, &bad, DropReason::Fragment, tunnel);
-        rig.accept(&frame, &forwarded(&packet, 2), "whole");
-    }
-    for tunnel in ["plain6", "udp6"] {
-        let (packet, frame) = sealed(rig, tunnel, 2);
-        // Offset and more-fragments flag; the last is an atomic fragment (RFC 6946), which nobody needs to send.
-        let bad: Vec<_> = [0x0001u16, 0x0008, 0x0009, 0xfff8, 0xfff9, 0x0000]
-            .into_iter()
-            .map(|field| {
-                let [high, low] = field.to_be_bytes();
-                insert(&frame, 44, &[0, 0, high, low, 0, 0, 0, 7])
-            })
-            .collect();
-        rig.east.refuse(SIDE, &bad, DropReason::Fragment, tunnel);
-        rig.accept(&frame, &forwarded(&packet, 2), "whole");
     }
 }
 

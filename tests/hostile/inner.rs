@@ -3,7 +3,7 @@
 use simplon::drop::DropReason;
 use simplon::policy::model::Side;
 
-use super::packets::{ETHER, fix_checksum, forwarded, inner, ip, with_trailer};
+use super::packets::{ETHER, fix_checksum, forwarded, inner, ip, unbreakable, with_trailer};
 use super::rig::Rig;
 use super::sites::KINDS;
 
@@ -236,7 +236,7 @@ fn forwarding(rig: &mut Rig<'_>) {
         DropReason::NoNeighbour,
         "no neighbour",
     );
-    let big = with_trailer(&inner(FROM, TO, 1, 1281 - 20), 4);
+    let big = with_trailer(&unbreakable(inner(FROM, TO, 1, 1281 - 20)), 4);
     let big6 = with_trailer(&inner("fd00:1::5", "fd00:2::10", 1, 1281 - 40), 41);
     refuse(rig, &[big, big6], DropReason::TooBig, "too big");
     let fits = inner(FROM, TO, 1, 1280 - 20);

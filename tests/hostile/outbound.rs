@@ -8,7 +8,7 @@ use simplon::policy::model::{MacAddr, Side};
 use simplon::worker::parse::parse_burst;
 use simplon::worker::probe::NoProbe;
 
-use super::packets::{ETHER, ether, fix_checksum, forwarded, framed, inner, ip, udp};
+use super::packets::{ETHER, ether, fix_checksum, forwarded, framed, inner, ip, udp, unbreakable};
 use super::rig::{PUNTS, RING, Rig};
 use super::sites::hosts;
 
@@ -119,14 +119,14 @@ fn sizes(rig: &mut Rig<'_>) {
     // Over IPv4: 20 bytes of header, 16 of ESP and IV, 18 of trailer and ICV, at 1500.
     let (from, to) = hosts("plain4", false);
     for len in [1446, 1500, 1600] {
-        let mut packet = inner(&from, &to, 1, len - 20);
+        let packet = unbreakable(inner(&from, &to, 1, len - 20));
         let big = frame(rig, &packet);
         if len > 1446 {
             rig.west.refuse(SIDE, &[big], DropReason::TooBig, "too big");
         } else {
             let outcome = rig.west.run(SIDE, &[big]);
             assert_eq!(outcome.sent[0].len(), ETHER + 1500);
-            packet = inner(&from, &to, 1, len - 19);
+            let packet = unbreakable(inner(&from, &to, 1, len - 19));
             let big = frame(rig, &packet);
             rig.west
                 .refuse(SIDE, &[big], DropReason::TooBig, "one too big");
@@ -301,6 +301,9 @@ impl PacketBuf for Chained {
     }
     fn adj(&mut self, len: usize) -> bool {
         self.0.adj(len)
+    }
+    fn uncover(&mut self, len: usize) -> bool {
+        self.0.uncover(len)
     }
     fn trim(&mut self, len: usize) -> bool {
         self.0.trim(len)

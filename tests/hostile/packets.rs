@@ -52,6 +52,13 @@ pub(crate) fn inner(source: &str, destination: &str, number: u64, len: usize) ->
     ip(source, destination, OPAQUE, &payload)
 }
 
+/// `packet`, which is IPv4, not to be fragmented.
+pub(crate) fn unbreakable(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] |= 0x40;
+    fix_checksum(&mut packet);
+    packet
+}
+
 pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::new();
     let len = u16::try_from(8 + payload.len()).unwrap();

@@ -557,6 +557,18 @@ fn endpoints() {
             &[("df", "\"copy\" or \"set\" or \"clear\"")],
         ),
         case(
+            &[("df = \"set\"", "clamp_mss = 1")],
+            &[("clamp_mss", "true or false")],
+        ),
+        case(
+            &[("df = \"set\"", "fragmentation = \"never\"")],
+            &[("fragmentation", "\"before\" or \"after\"")],
+        ),
+        case(
+            &[("df = \"set\"", "path_mtu = 500")],
+            &[("path_mtu", "from 576 to 9000")],
+        ),
+        case(
             &[("ecn = \"compatibility\"", "ecn = \"compat\"")],
             &[("ecn", "\"normal\" or \"compatibility\"")],
         ),

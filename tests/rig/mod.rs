@@ -6,7 +6,7 @@ use std::path::Path;
 
 use simplon::buf::{PacketBuf, TestBuf};
 use simplon::crypto::aead::Cipher;
-use simplon::drop::{DropReason, Fate, PuntReason};
+use simplon::drop::{Aside, DropReason, Fate, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::sa::{InboundSa, OutboundSa};
 use simplon::ipsec::sa_counters::WorkerId;
@@ -277,6 +277,7 @@ pub(crate) enum Outcome {
     Sent(Vec<u8>),
     Dropped(DropReason),
     Punted(PuntReason),
+    Aside(Aside),
 }
 
 impl fmt::Debug for Outcome {
@@ -285,6 +286,7 @@ impl fmt::Debug for Outcome {
             Self::Sent(packet) => write!(f, "Sent({})", hex(packet)),
             Self::Dropped(reason) => write!(f, "Dropped({reason:?})"),
             Self::Punted(reason) => write!(f, "Punted({reason:?})"),
+            Self::Aside(reason) => write!(f, "Aside({reason:?})"),
         }
     }
 }
@@ -403,6 +405,7 @@ impl Rig {
                 Fate::Live => Outcome::Sent(frame.data().to_vec()),
                 Fate::Dropped(reason) => Outcome::Dropped(reason),
                 Fate::Punted(reason) => Outcome::Punted(reason),
+                Fate::Aside(reason) => Outcome::Aside(reason),
             })
             .collect()
     }

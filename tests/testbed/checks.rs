@@ -314,20 +314,11 @@ pub fn assert_balanced(bed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Whether `received = sent + dropped + punted` in one direction's totals.
+/// Whether `received + made = sent + dropped + punted + aside + held` in one direction's totals.
 pub fn is_balanced(totals: &serde_json::Value) -> bool {
-    let count = |what: &str| totals[what].as_u64();
-    match (
-        count("received"),
-        count("sent"),
-        count("dropped"),
-        count("punted"),
-    ) {
-        (Some(received), Some(sent), Some(dropped), Some(punted)) => {
-            received == sent + dropped + punted
-        }
-        _ => false,
-    }
+    let sum = |all: &[&str]| -> Option<u64> { all.iter().map(|what| totals[*what].as_u64()).sum() };
+    let came = sum(&["received", "made"]);
+    came.is_some() && came == sum(&["sent", "dropped", "punted", "aside", "held"])
 }
 
 /// Packets that a gateway's SA of this SPI has sealed or opened.

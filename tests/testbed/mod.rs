@@ -25,6 +25,7 @@ mod capture;
 mod checks;
 mod gateway;
 mod netns;
+pub mod router;
 mod spec;
 mod traffic;
 

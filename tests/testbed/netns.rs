@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::spec::{Family, Site};
-use super::{Failure, Result, Testbed, send_signal, wait_until};
+use super::{Failure, Result, Testbed, router, send_signal, wait_until};
 
 /// A network namespace, by name. It exists from [`build`] to [`Netns::delete`].
 #[derive(Clone)]
@@ -144,12 +144,15 @@ pub(super) fn build(bed: &Testbed) -> Result<()> {
         veth(
             &end(&bed.wire, wire_interface, wire_mac),
             &end(gateway, "wan0", site.wan_mac()),
-            spec.outer_mtu,
+            spec.outer_mtu_of(site),
             spec.ports.queues(),
         )?;
         address_host(host, host_interface, site, spec.static_neighbours)?;
     }
-    bridge(&bed.wire)
+    match bed.spec().router {
+        Some(_) => router::build(bed),
+        None => bridge(&bed.wire),
+    }
 }
 
 /// Stops the kernel in a namespace from talking by itself, before it has interfaces to talk on.

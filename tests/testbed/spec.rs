@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Result};
+use super::{Failure, Result, router};
 
 /// SPI of what the west gateway sends.
 const WEST_TO_EAST_SPI: u32 = 0x1001;
@@ -109,6 +109,13 @@ pub struct TunnelSpec {
     pub host: bool,
     /// Whether policies and hosts name their neighbours; if not, all of them have to find each other.
     pub static_neighbours: bool,
+    /// A router between the gateways instead of a bridge; the link between it and the east gateway takes IP packets of this
+    /// size, in bytes.
+    pub router: Option<u16>,
+    /// When what is too big is fragmented: `before` or `after`.
+    pub fragmentation: &'static str,
+    /// Whether TCP is held to segments that fit.
+    pub clamp_mss: bool,
 }
 
 impl Default for TunnelSpec {
@@ -128,11 +135,22 @@ impl Default for TunnelSpec {
             outer_mtu: 1500,
             host: false,
             static_neighbours: true,
+            router: None,
+            fragmentation: "before",
+            clamp_mss: true,
         }
     }
 }
 
 impl TunnelSpec {
+    /// The largest IP packet on the link of a site's gateway towards the other one, in bytes.
+    pub fn outer_mtu_of(&self, site: Site) -> u16 {
+        match self.router {
+            Some(mtu) if site == Site::East => mtu,
+            _ => self.outer_mtu,
+        }
+    }
+
     /// The largest inner packet that gets through, in bytes: what the host's MTU lets out, or what is left of the
     /// outer MTU once the headers, the IV, the shortest padding to four bytes (RFC 4303 section 2.4) and the ICV are off.
     pub fn largest_inner_packet(&self) -> u16 {
@@ -145,7 +163,12 @@ impl TunnelSpec {
             Encapsulation::Udp => 8,
         };
         let (esp_header, iv, icv, trailer) = (8, 8, 16, 2);
-        let room = self.outer_mtu - outer_header - udp - esp_header - iv - icv;
+        let room = self.outer_mtu_of(Site::East).min(self.outer_mtu)
+            - outer_header
+            - udp
+            - esp_header
+            - iv
+            - icv;
         self.inner_mtu.min(room / 4 * 4 - trailer)
     }
 }
@@ -320,6 +343,14 @@ pub(super) fn policy_text(
         |of: &dyn Fn(Family) -> String| format!("[{:?}, {:?}]", of(Family::V4), of(Family::V6));
     let with_length =
         |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+    let wan_address = |family| match spec.router {
+        Some(_) => format!(
+            "{}/{}",
+            site.wan_address(family),
+            router::prefix_len(family)
+        ),
+        None => with_length(site.wan_address(family)),
+    };
     let families = |of: &dyn Fn(Family) -> String| {
         format!(
             "{:?}",
@@ -344,11 +375,14 @@ pub(super) fn policy_text(
     text += &format!(
         "\n[[port]]\nname = \"wan\"\ndevice = {:?}\nside = \"unprotected\"\npair = \"lan\"\naddresses = {}\nmtu = {}\nqueues = {}\nhost = {}\n",
         spec.ports.device(1, "wan0"),
-        both(&|family| with_length(site.wan_address(family))),
-        spec.outer_mtu,
+        both(&wan_address),
+        spec.outer_mtu_of(site),
         spec.ports.queues(),
         spec.host,
     );
+    if spec.router.is_some() {
+        text += &router::routes_text(site);
+    }
     for family in [Family::V4, Family::V6] {
         let host = (site.host_address(family), site.host_mac(), "lan");
         let peer = (
@@ -390,10 +424,12 @@ fn endpoints_text(site: Site, spec: &TunnelSpec, keys: &KeyFiles) -> String {
         )
     };
     format!(
-        "\n[[tunnel.endpoints]]\nlocal = \"{}\"\nremote = \"{}\"\nencapsulation = {encapsulation:?}\n\
+        "\n[[tunnel.endpoints]]\nlocal = \"{}\"\nremote = \"{}\"\nencapsulation = {encapsulation:?}\nfragmentation = {:?}\nclamp_mss = {}\n\
          \n[tunnel.endpoints.outbound]\n{}\n[tunnel.endpoints.inbound]\n{}window = {}\n",
         site.wan_address(spec.outer),
         site.other().wan_address(spec.outer),
+        spec.fragmentation,
+        spec.clamp_mss,
         sa(site.outbound_spi(), outbound_key),
         sa(site.other().outbound_spi(), inbound_key),
         spec.window,
