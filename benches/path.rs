@@ -26,6 +26,7 @@ use simplon::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, out
 use simplon::policy::model::{MacAddr, Side};
 use simplon::policy::{Secrets, Source, parse, render};
 use simplon::rcu::{self, Writer};
+use simplon::wire::checksum::{add_bytes, finish};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::host::HostRings;
@@ -57,6 +58,10 @@ struct Args {
     /// Packets of equal SA that come together.
     #[arg(long, default_value_t = 1)]
     run: u32,
+    /// Frames for west itself among each burst, ARP, ICMP and IKE in turn, far beyond what is punted of them; cycles are
+    /// told per packet of the tunnel.
+    #[arg(long, default_value_t = 0)]
+    flood: usize,
     /// Given by `cargo bench`; of no meaning.
     #[arg(long, hide = true)]
     bench: bool,
@@ -153,6 +158,8 @@ struct Site<'p> {
     worker: Worker<'p>,
     writer: Writer,
     probe: CycleProbe,
+    /// When more could be punted.
+    refilled: Instant,
     /// By stage and then over the whole poll, ticks of each burst measured.
     ticks: [Vec<u64>; Stage::ALL.len() + 1],
 }
@@ -174,7 +181,7 @@ impl<'p> Site<'p> {
         let shared = Arc::new(Shared {
             tables: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
-            host: HostRings::without_host(1),
+            host: HostRings::new(2),
         });
         let macs = MACS[site].map(MacAddr).to_vec();
         let tables = Box::new(compile(&policy, &Topology { macs }));
@@ -210,6 +217,7 @@ impl<'p> Site<'p> {
             ),
             writer,
             probe: CycleProbe::new(tsc),
+            refilled: Instant::now(),
             ticks: Default::default(),
         }
     }
@@ -235,6 +243,17 @@ impl<'p> Site<'p> {
         self.ticks.iter_mut().map(median).collect()
     }
 
+    /// As the host thread does.
+    fn take_punts(&mut self) {
+        let host = &self.worker.shared.host;
+        let passed = self.refilled.elapsed();
+        if passed.as_millis() >= 10 {
+            host.limits.refill(passed);
+            self.refilled = Instant::now();
+        }
+        while host.punts.pop().is_some() {}
+    }
+
     fn assert_all_sent(&self, side: Side) {
         let counters = self.worker.counters.direction(side);
         assert_eq!(counters.received.get(), counters.sent.get(), "{side:?}");
@@ -251,16 +270,39 @@ fn write_frame(frame: &mut [u8], at: u32, len: usize) {
     ];
     header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
     header[16..].copy_from_slice(&destination(at));
-    let sum: u32 = header
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|word| u32::from(u16::from_be_bytes(*word)))
-        .sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    let sum = finish(add_bytes(0, &header));
     header[10..12].copy_from_slice(&sum.to_be_bytes());
     frame[14..34].copy_from_slice(&header);
+}
+
+/// A frame for west itself: ARP, ICMP or IKE.
+fn write_flood(packet: &mut impl PacketBuf, at: usize) {
+    let frame = packet.append(74).expect("room");
+    frame.fill(0);
+    frame[..6].copy_from_slice(&MACS[0][0]);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0x10]);
+    let protocol = match at % 3 {
+        0 => {
+            frame[12..14].copy_from_slice(&[8, 6]);
+            return;
+        }
+        1 => 1,
+        _ => 17,
+    };
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let ip = [
+        0x45, 0, 0, 60, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 1, 0, 10, 10, 1, 0, 1,
+    ];
+    frame[14..34].copy_from_slice(&ip);
+    let sum = finish(add_bytes(0, &ip));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    // ICMP echo request, or port 500.
+    let message = if protocol == 1 {
+        [8, 0, 0, 0]
+    } else {
+        [1, 0xf4, 1, 0xf4]
+    };
+    frame[34..38].copy_from_slice(&message);
 }
 
 /// Lengths of inner packets, in turn.
@@ -301,8 +343,14 @@ impl Ends<'_> {
                 }
             }
             let mut burst = Burst::new();
-            assert!(self.pool.alloc_burst(&mut burst, args.burst));
-            for packet in burst.as_mut_slice() {
+            let total = args.burst + args.flood;
+            assert!(self.pool.alloc_burst(&mut burst, total));
+            for (at, packet) in burst.as_mut_slice().iter_mut().enumerate() {
+                // Evenly among the others.
+                if at * args.flood / total != (at + 1) * args.flood / total {
+                    write_flood(packet, at);
+                    continue;
+                }
                 if sent.is_multiple_of(args.run) {
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
@@ -313,14 +361,17 @@ impl Ends<'_> {
                 write_frame(packet.append(14 + len).expect("room"), tunnel, len);
                 sent += 1;
             }
-            assert_eq!(self.inject.tx_burst(&mut burst), args.burst);
-            for site in &mut *sites {
-                site.poll(args.burst);
+            assert_eq!(self.inject.tx_burst(&mut burst), total);
+            for (site, packets) in sites.iter_mut().zip([total, args.burst]) {
+                site.poll(packets);
             }
+            sites[0].take_punts();
             assert_eq!(self.collect.rx_burst(&mut burst), args.burst);
             burst.clear();
         }
-        sites[0].assert_all_sent(Side::Protected);
+        if args.flood == 0 {
+            sites[0].assert_all_sent(Side::Protected);
+        }
         sites[1].assert_all_sent(Side::Unprotected);
     }
 }
