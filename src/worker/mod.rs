@@ -16,6 +16,7 @@
 
 pub mod classify;
 pub mod counters;
+#[cfg(any(feature = "dpdk", test))]
 mod cut;
 #[cfg(feature = "dpdk")]
 pub mod datapath;
