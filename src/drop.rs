@@ -46,7 +46,7 @@ reasons! {
         BadLength = "bad-length", "The IP length field does not fit the packet.";
         BadChecksum = "bad-checksum", "The IPv4 header checksum is wrong.";
         BadExtension = "bad-extension", "IPv6 extension headers are malformed or too many.";
-        ClearText = "clear-text", "Arrived unprotected on the unprotected side, and is not for the gateway.";
+        ClearText = "clear-text", "Arrived unprotected on the unprotected side, is not for the gateway, and no bypass policy names it.";
         Fragment = "fragment", "A fragment of an ESP packet that cannot be put together: other headers stand before its fragment header.";
         FragmentTiny = "fragment-tiny", "A fragment that carries too little to be honest, or no whole number of 8 bytes.";
         FragmentOverlap = "fragment-overlap", "A fragment that overlaps another; with it goes the whole packet (RFC 5722).";
@@ -66,7 +66,8 @@ reasons! {
         CeOnNotEct = "ce-on-not-ect", "Congestion marked on an inner packet that cannot carry the mark (RFC 6040).";
         SelectorMismatch = "selector-mismatch", "The inner packet does not fit the SA that carried it (RFC 4301 section 5.2).";
         NatKeepalive = "nat-keepalive", "A NAT keepalive (RFC 3948 section 2.3), swallowed.";
-        NoPolicy = "no-policy", "No tunnel's selectors match; the default is discard.";
+        NoPolicy = "no-policy", "No policy names it; the default is discard.";
+        Discarded = "discarded", "A discard policy names it.";
         SaDown = "sa-down", "The SA of this policy was not started; the log and `show sa` say why.";
         SeqExhausted = "seq-exhausted", "The SA has used its last sequence number and needs a new key.";
         LeaseWait = "lease-wait", "The sequence numbers leased on disk ran out before the next lease was written.";
@@ -109,12 +110,20 @@ reasons! {
 pub enum Fate {
     /// Still on its way.
     Live,
+    /// On its way in clear, as a policy says. The stages of ESP pass it over; then it is routed, and live again.
+    Bypassed,
     /// To be freed and counted.
     Dropped(DropReason),
     /// To be handed to the control side and counted.
     Punted(PuntReason),
     /// To be made others of and counted.
     Aside(Aside),
+}
+
+impl From<DropReason> for Fate {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
 }
 
 #[cfg(test)]

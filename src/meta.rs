@@ -13,7 +13,7 @@ pub struct PacketMeta {
     /// Inbound: the sequence number rebuilt to 64 bits. Outbound: the one assigned. Of a packet that ended as `TooBig`, or
     /// was taken aside to be cut: the largest IP packet that would have gone, in bytes.
     pub seq: u64,
-    /// The SA that seals or opens it, once a lookup has found one.
+    /// The SA that seals or opens it, once a lookup has found one; none of what passes in clear.
     pub sa: Option<SaIndex>,
     /// Where it goes next, once routed.
     pub next_hop: NextHopIndex,

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 mod checks;
 #[path = "policy/robust.rs"]
 mod robust;
+#[path = "policy/rules.rs"]
+mod rules;
 #[path = "policy/secrets.rs"]
 mod secrets;
 #[path = "policy/split.rs"]

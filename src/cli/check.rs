@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use super::Failure;
+use crate::policy::model::{Rule, RuleAction};
 use crate::policy::{self, Policy, Secrets, queues};
 use crate::wire::rss::USUAL_TABLE_LEN;
 
@@ -23,12 +24,18 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         .iter()
         .map(|tunnel| tunnel.endpoints.len() * 2)
         .sum();
+    let count = |action| {
+        let of_kind = |rule: &&Rule| rule.action == action;
+        policy.rules.iter().filter(of_kind).count()
+    };
     println!(
-        "{}: good: gateway {}; ports: {}, tunnels: {}, SAs: {sas}",
+        "{}: good: gateway {}; ports: {}, tunnels: {}, SAs: {sas}, bypasses: {}, discards: {}",
         file.display(),
         policy.gateway.name,
         policy.ports.len(),
         policy.tunnels.len(),
+        count(RuleAction::Bypass),
+        count(RuleAction::Discard),
     );
     Ok(())
 }

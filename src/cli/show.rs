@@ -215,8 +215,10 @@ fn drops(report: &DropsReport) -> String {
             "punted",
             "aside",
             "held",
+            "bypassed",
+            "bypassed bytes",
         ],
-        &[1, 2, 3, 4, 5, 6, 7],
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9],
     );
     for (direction, sum) in [
         ("outbound", report.totals.outbound),
@@ -231,6 +233,8 @@ fn drops(report: &DropsReport) -> String {
             sum.punted.to_string(),
             sum.aside.to_string(),
             sum.held.to_string(),
+            sum.bypassed.to_string(),
+            sum.bypassed_bytes.to_string(),
         ]);
     }
     let mut text = finish(&totals);

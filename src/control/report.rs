@@ -244,6 +244,12 @@ pub struct DirectionTotals {
     pub aside: u64,
     /// Fragments that wait for others now.
     pub held: u64,
+    /// IP packets that policies let pass in clear: of those sent, and of those that found the transmit queue full.
+    #[serde(default)]
+    pub bypassed: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub bypassed_bytes: u64,
 }
 
 impl DirectionTotals {
@@ -346,6 +352,8 @@ pub fn drops_report(workers: &[&WorkerCounters]) -> DropsReport {
             totals.sent += counters.sent.get();
             totals.made += counters.made.get();
             totals.held += counters.held.get();
+            totals.bypassed += counters.bypassed.get();
+            totals.bypassed_bytes += counters.bypassed_bytes.get();
         }
         let directed = |reason: &str, help: &str, packets| DirectedCount {
             direction: direction_name(side).into(),

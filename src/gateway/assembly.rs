@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::policy::compile::{
     Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
 };
-use crate::policy::model::MacAddr;
+use crate::policy::model::{MacAddr, RuleAction};
 use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
@@ -69,6 +69,11 @@ pub fn assemble<'p>(
     let topology = Topology {
         macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     };
+    for rule in &policy.rules {
+        if rule.action == RuleAction::Bypass {
+            info!(bypass = rule.name, "passes in clear, as the policy says");
+        }
+    }
     let plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables(&[]))));

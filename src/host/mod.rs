@@ -253,15 +253,15 @@ impl<'p> Host<'p> {
         true
     }
 
-    /// Sends the ICMP errors that are owed: to a host on the port's link straight, and to one behind a tunnel as if it had
-    /// come in by the protected port, so that it is sealed as any packet is.
+    /// Sends the ICMP errors that are owed: back to the station on the port's link that the packet came from in clear, and to
+    /// a host behind a tunnel as if it had come in by the protected port, so that it is sealed as any packet is.
     fn send_errors(&mut self, shared: &Shared<'p>) -> usize {
         let mut carried = 0;
         while carried < TURN
             && let Some(failed) = shared.host.failed.pop()
         {
             carried += 1;
-            let at = failed.protected.index();
+            let at = failed.port.index();
             let (Some(own), Some(port)) = (self.own.get(at), self.ports.get(at)) else {
                 continue;
             };

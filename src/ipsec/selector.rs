@@ -49,6 +49,33 @@ impl AddressPair {
         }
     }
 
+    /// Of a packet that goes the other way.
+    pub fn reversed(self) -> Self {
+        match self {
+            Self::V4(source, destination) => Self::V4(destination, source),
+            Self::V6(source, destination) => Self::V6(destination, source),
+        }
+    }
+
+    /// Whether a router may pass such a packet on: both ends are single stations, and not of one link or host alone (RFC 1812
+    /// section 5.3.7, RFC 3927 section 7, RFC 4291 section 2.5).
+    pub fn is_routable(self) -> bool {
+        let v4 = |address: u32| {
+            let [first, second, ..] = address.to_be_bytes();
+            !matches!((first, second), (0 | 127 | 224.., _) | (169, 254))
+        };
+        let v6 = |address: u128| {
+            let [first, second, ..] = address.to_be_bytes();
+            // The unspecified address and loopback, and IPv4 written as IPv6.
+            let is_of_host = matches!(address >> 32, 0 | 0xffff);
+            !is_of_host && first != 0xff && (first, second & 0xc0) != (0xfe, 0x80)
+        };
+        match self {
+            Self::V4(source, destination) => v4(source) && v4(destination),
+            Self::V6(source, destination) => v6(source) && v6(destination),
+        }
+    }
+
     /// The destination.
     pub fn destination(self) -> IpAddr {
         match self {
@@ -180,6 +207,45 @@ mod tests {
             (0, 0xff00_0000, u32::MAX)
         );
         assert_eq!((u128::mask(0), u128::mask(128)), (0, u128::MAX));
+    }
+
+    #[test]
+    fn only_what_lies_between_two_stations_is_routable() {
+        let is_routable = |source: &str, destination: &str| {
+            let [source, destination] =
+                [source, destination].map(|text| text.parse().expect("address"));
+            let pair = AddressPair::new(source, destination).expect("one family");
+            assert_eq!(pair.is_routable(), pair.reversed().is_routable());
+            pair.is_routable()
+        };
+        for good in ["10.1.0.1", "223.255.255.255", "169.253.0.1", "1.0.0.0"] {
+            assert!(is_routable(good, "192.0.2.1"), "{good}");
+        }
+        for bad in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.1.1",
+            "224.0.0.5",
+            "239.1.1.1",
+            "255.255.255.255",
+        ] {
+            assert!(!is_routable(bad, "192.0.2.1"), "{bad}");
+        }
+        for good in ["fd00::1", "2001:db8::1", "fec0::1", "64:ff9b::1"] {
+            assert!(is_routable(good, "2001:db8::2"), "{good}");
+        }
+        for bad in [
+            "::",
+            "::1",
+            "::ffff:10.1.0.1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "ff0e::1",
+        ] {
+            assert!(!is_routable(bad, "2001:db8::2"), "{bad}");
+        }
     }
 
     #[test]

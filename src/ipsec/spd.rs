@@ -12,16 +12,21 @@ use crate::ipsec::flat::{FlatKey, FlatMap};
 use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::selector::{Address, AddressPair};
 
-/// What is done with a packet that came in clear on the protected side.
+/// What is done with a packet that came in clear on the protected side; and what had to be done with one that came in on
+/// the other, by [`Spd::lookup_inbound`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SpdAction {
     /// Sealed with this SA.
     Protect(SaIndex),
     /// Sealed with one SA of these, the same for a flow.
     Spread(SaGroup),
+    /// Passed on in clear.
+    Bypass,
+    /// Discarded: a policy says so.
+    Discard,
     /// Discarded: no policy names it.
     #[default]
-    Discard,
+    NoPolicy,
 }
 
 const _: () = assert!(
@@ -34,6 +39,7 @@ const _: () = assert!(
 pub struct Spd {
     v4: Box<[Tuple<u32>]>,
     v6: Box<[Tuple<u128>]>,
+    has_bypass: bool,
 }
 
 /// Source and destination prefix, of lengths that are known from elsewhere, to what is done.
@@ -42,7 +48,7 @@ type Actions<A> = FxHashMap<(A, A), SpdAction>;
 struct Tuple<A> {
     source_mask: A,
     destination_mask: A,
-    /// To the SA that protects; what is to be discarded stands here too, so that no less specific policy is asked.
+    /// What is to be discarded stands here too, so that no less specific policy is asked.
     actions: FlatMap<(A, A), SpdAction>,
 }
 
@@ -51,6 +57,7 @@ struct Tuple<A> {
 pub struct SpdBuilder {
     v4: TupleBuilder<u32>,
     v6: TupleBuilder<u128>,
+    has_bypass: bool,
 }
 
 #[derive(Default)]
@@ -95,6 +102,7 @@ impl SpdBuilder {
     /// Adds a policy for what goes from `source` to `destination`. Prefixes of different families name no packet, and
     /// of two equal policies the first stands.
     pub fn add(&mut self, source: &IpNet, destination: &IpNet, action: SpdAction) {
+        self.has_bypass |= action == SpdAction::Bypass;
         match (source, destination) {
             (IpNet::V4(source), IpNet::V4(destination)) => self.v4.add(
                 (source.addr().to_bits(), source.prefix_len()),
@@ -115,11 +123,24 @@ impl SpdBuilder {
         Spd {
             v4: self.v4.build(),
             v6: self.v6.build(),
+            has_bypass: self.has_bypass,
         }
     }
 }
 
 impl Spd {
+    /// Whether any policy lets anything pass in clear: if not, nobody need look for it.
+    #[inline]
+    pub fn has_bypass(&self) -> bool {
+        self.has_bypass
+    }
+
+    /// What is done with packets that go the other way: the policy that a packet which came in clear on the unprotected side
+    /// has to fit (RFC 4301 section 5.2, the SPD-I).
+    pub fn lookup_inbound(&self, addresses: AddressPair) -> SpdAction {
+        self.lookup(addresses.reversed())
+    }
+
     /// Asks for what [`Self::lookup`] will read first.
     #[inline]
     pub fn prefetch(&self, addresses: AddressPair) {
@@ -171,7 +192,7 @@ where
             return action;
         }
     }
-    SpdAction::Discard
+    SpdAction::NoPolicy
 }
 
 #[cfg(test)]
@@ -193,7 +214,7 @@ mod tests {
         let addr = |text: &str| text.parse().expect("address");
         match spd.lookup(AddressPair::new(addr(source), addr(destination)).expect("one family")) {
             SpdAction::Protect(sa) => Some(sa.0),
-            SpdAction::Spread(_) | SpdAction::Discard => None,
+            _ => None,
         }
     }
 
@@ -215,6 +236,56 @@ mod tests {
         assert_eq!(ask(&spd, "1.2.3.4", "5.6.7.8"), Some(0));
         assert_eq!(ask(&spd, "fd00::1", "fd00::2"), None);
         assert_eq!(ask(&Spd::default(), "1.2.3.4", "5.6.7.8"), None);
+    }
+
+    #[test]
+    fn most_specific_action_wins_in_both_directions() {
+        let mut builder = SpdBuilder::default();
+        let net = |text: &str| text.parse().expect("prefix");
+        for (source, destination, action) in [
+            ("10.0.0.0/8", "0.0.0.0/0", SpdAction::Bypass),
+            ("10.1.0.0/16", "10.2.0.0/16", SpdAction::Protect(SaIndex(0))),
+            ("10.1.9.0/24", "10.2.9.0/24", SpdAction::Bypass),
+            ("10.1.9.8/32", "10.2.9.0/24", SpdAction::Discard),
+            ("fd00::/16", "::/0", SpdAction::Bypass),
+        ] {
+            builder.add(&net(source), &net(destination), action);
+        }
+        let spd = builder.build();
+        assert!(spd.has_bypass());
+        for (source, destination, action) in [
+            ("10.1.0.1", "10.2.0.1", SpdAction::Protect(SaIndex(0))),
+            ("10.1.9.1", "10.2.9.1", SpdAction::Bypass),
+            ("10.1.9.8", "10.2.9.1", SpdAction::Discard),
+            ("10.1.9.1", "10.2.8.1", SpdAction::Protect(SaIndex(0))),
+            ("10.1.0.1", "198.51.100.1", SpdAction::Bypass),
+            ("10.2.0.1", "10.1.0.1", SpdAction::Bypass),
+            ("192.0.2.1", "10.1.0.1", SpdAction::NoPolicy),
+            ("fd00::1", "fe80::1", SpdAction::Bypass),
+            ("2001:db8::1", "fd00::1", SpdAction::NoPolicy),
+        ] {
+            let pair = |from: &str, to: &str| {
+                let [from, to] = [from, to].map(|text| text.parse().expect("address"));
+                AddressPair::new(from, to).expect("one family")
+            };
+            assert_eq!(spd.lookup(pair(source, destination)), action);
+            assert_eq!(spd.lookup_inbound(pair(destination, source)), action);
+        }
+    }
+
+    #[test]
+    fn only_bypass_is_bypass() {
+        let net: IpNet = "10.0.0.0/8".parse().expect("prefix");
+        for (action, expected) in [
+            (SpdAction::Protect(SaIndex(0)), false),
+            (SpdAction::Discard, false),
+            (SpdAction::Bypass, true),
+        ] {
+            let mut builder = SpdBuilder::default();
+            builder.add(&net, &net, action);
+            assert_eq!(builder.build().has_bypass(), expected);
+        }
+        assert!(!Spd::default().has_bypass());
     }
 
     proptest! {
@@ -242,12 +313,13 @@ mod tests {
                 let best = list.iter().filter(|(ps, pd)| fits(ps, s) && fits(pd, d))
                     .map(|(ps, pd)| u16::from(ps.prefix_len()) + u16::from(pd.prefix_len())).max();
                 match spd.lookup(AddressPair::V4(s, d)) {
-                    SpdAction::Spread(_) | SpdAction::Discard => prop_assert_eq!(best, None),
+                    SpdAction::NoPolicy => prop_assert_eq!(best, None),
                     SpdAction::Protect(sa) => {
                         let (ps, pd) = &list[sa.index()];
                         prop_assert!(fits(ps, s) && fits(pd, d));
                         prop_assert_eq!(Some(u16::from(ps.prefix_len()) + u16::from(pd.prefix_len())), best);
                     }
+                    other => prop_assert!(false, "nobody added {:?}", other),
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
 use crate::ipsec::selector::{PrefixSet, Selectors};
 use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
-use crate::policy::model::{EndpointSet, MacAddr, Policy, Side, Tunnel};
+use crate::policy::model::{EndpointSet, MacAddr, Policy, RuleAction, Side, Tunnel};
 use crate::policy::plan::Plan;
 use crate::policy::tables::{LocalAddresses, Tables};
 
@@ -89,7 +89,7 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
 }
 
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
-/// the inner one, of one that one.
+/// the inner one, of one that one. And those of the policies that need no SA.
 pub(super) fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
     let mut first = 0u32;
@@ -101,6 +101,17 @@ pub(super) fn compile_spd(policy: &Policy) -> Spd {
             }
         }
         first = first.saturating_add(u32::try_from(tunnel.endpoints.len()).unwrap_or(0));
+    }
+    for rule in &policy.rules {
+        let action = match rule.action {
+            RuleAction::Bypass => SpdAction::Bypass,
+            RuleAction::Discard => SpdAction::Discard,
+        };
+        for local in &rule.local_networks {
+            for remote in &rule.remote_networks {
+                builder.add(local, remote, action);
+            }
+        }
     }
     builder.build()
 }
@@ -144,6 +155,7 @@ pub(super) fn local_addresses(
     }
     if port.side == Side::Unprotected {
         for (.., set) in endpoint_sets(policy) {
+            local.tunnel_ends.insert(set.local);
             if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
                 local.nat_t.insert((set.local, local_port));
                 local.nat_t_addresses.insert(set.local);

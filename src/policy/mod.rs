@@ -24,6 +24,7 @@ mod port;
 pub mod queues;
 mod route;
 pub mod routes;
+mod rule;
 mod secret;
 mod selectors;
 pub mod tables;

@@ -27,6 +27,8 @@ pub struct Policy {
     pub routes: Vec<Route>,
     /// Tunnels in declared order; `TunnelIndex` is the position.
     pub tunnels: Vec<Tunnel>,
+    /// What passes in clear or is discarded; first all of the one, then all of the other.
+    pub rules: Vec<Rule>,
 }
 
 /// Settings of the whole gateway.
@@ -129,6 +131,28 @@ pub struct Tunnel {
     /// One endpoint set, or one of each outer family. Where the tunnel is split into several SA pairs, a set is there once
     /// for each of them: next to each other, and alike but for the SAs.
     pub endpoints: Vec<EndpointSet>,
+}
+
+/// What is done with chosen traffic that no tunnel carries.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its name in the file, which no tunnel and no other rule has.
+    pub name: String,
+    /// What is done.
+    pub action: RuleAction,
+    /// Networks on this side, as a tunnel has them.
+    pub local_networks: Vec<IpNet>,
+    /// Networks on the other side, likewise.
+    pub remote_networks: Vec<IpNet>,
+}
+
+/// What a policy does that needs no SA (RFC 4301 section 4.4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RuleAction {
+    /// Passes on in clear, both ways.
+    Bypass,
+    /// Discards.
+    Discard,
 }
 
 /// The two tunnel endpoints in one address family, and an SA pair between them.

@@ -7,8 +7,10 @@ use super::diagnostic::{Fault, Faults, PolicyError, Source};
 use super::file::{self, Key, Table};
 use super::keying::KeySource;
 use super::model::Policy;
+use super::rule::RuleDraft;
 use super::secret::Secrets;
-use super::{gateway, port, route, selectors, tunnel};
+use super::tunnel::TunnelDraft;
+use super::{gateway, port, route, rule, selectors, tunnel};
 
 const GATEWAY: Key = Key::new(
     "gateway",
@@ -18,7 +20,11 @@ const PORT: Key = Key::new("port", "two tables [[port]], one for each side");
 const NEIGHBOUR: Key = Key::new("neighbour", "a table [[neighbour]]");
 const ROUTE: Key = Key::new("route", "a table [[route]]");
 const TUNNEL: Key = Key::new("tunnel", "a table [[tunnel]]");
-const KEYS: &[&Key] = &[&GATEWAY, &PORT, &NEIGHBOUR, &ROUTE, &TUNNEL];
+const BYPASS: Key = Key::new("bypass", "a table [[bypass]]");
+const DISCARD: Key = Key::new("discard", "a table [[discard]]");
+const KEYS: &[&Key] = &[
+    &GATEWAY, &PORT, &NEIGHBOUR, &ROUTE, &TUNNEL, &BYPASS, &DISCARD,
+];
 
 /// Checks a policy file, reads the keys it names, and gives the policy.
 ///
@@ -66,7 +72,11 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
     let tunnels = tunnel::read(&tables(&TUNNEL, "[[tunnel]]", faults), &key_source, faults);
     tunnel::check_unique(&tunnels, faults);
     tunnel::check_lab_keys(&tunnels, &gateway.lab_keys, faults);
-    selectors::check(&tunnels, faults);
+    let bypasses = tables(&BYPASS, "[[bypass]]", faults);
+    let discards = tables(&DISCARD, "[[discard]]", faults);
+    let rules = rule::read(&bypasses, &discards, faults);
+    rule::check_names(&tunnels, &rules, faults);
+    check_selectors(&tunnels, &rules, faults);
     let finished = || {
         Some(Policy {
             gateway: gateway.gateway?,
@@ -74,6 +84,7 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
             neighbours: neighbours.neighbours?,
             routes: routes?,
             tunnels: tunnel::finish(tunnels)?,
+            rules: rule::finish(rules)?,
         })
     };
     let policy = finished();
@@ -85,4 +96,11 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
         ));
     }
     policy
+}
+
+fn check_selectors(tunnels: &[TunnelDraft<'_>], rules: &[RuleDraft<'_>], faults: &mut Faults<'_>) {
+    let of_tunnels = tunnels.iter().map(TunnelDraft::claim);
+    let of_rules = rules.iter().map(RuleDraft::claim);
+    let claims: Vec<_> = of_tunnels.chain(of_rules).collect();
+    selectors::check(&claims, faults);
 }

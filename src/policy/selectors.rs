@@ -1,7 +1,7 @@
-//! Checks the traffic selectors of tunnels against each other.
+//! Checks the traffic selectors of policies against each other: of tunnels, and of what passes in clear or is discarded.
 //!
-//! A tunnel's selectors are the pairs of its local and remote networks of one family. Two prefixes are disjoint, equal,
-//! or one contains the other, so two selectors of different tunnels relate in one of these ways:
+//! A policy's selectors are the pairs of its local and remote networks of one family. Two prefixes are disjoint, equal,
+//! or one contains the other, so two selectors of different policies relate in one of these ways:
 //!
 //! - some packet of the one is never a packet of the other on either side: disjoint, fine;
 //! - both networks of one are inside (or equal to) those of the other: nested, fine, the more specific wins;
@@ -9,7 +9,7 @@
 //! - local is inside while remote is strictly around, or the other way: they cross, and for packets in both neither
 //!   is the more specific. Refused.
 //!
-//! Comparing every two selectors would take minutes for 10,000 tunnels. Instead, selectors are sorted into classes by
+//! Comparing every two selectors would take minutes for 10,000 policies. Instead, selectors are sorted into classes by
 //! their two prefix lengths, of which real files have a handful. Between two classes, crossing is equality of cut
 //! prefixes: with local lengths `a > b` and remote lengths `c < d`, a selector of class (a, c) crosses one of class
 //! (b, d) exactly if its local network cut to `b` bits is the other's, and the other's remote network cut to `c` bits
@@ -24,18 +24,54 @@ use ipnet::IpNet;
 
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Span};
-use super::tunnel::TunnelDraft;
 
-/// So that lists on both sides of many tunnels cannot multiply without bound.
+/// So that lists on both sides of many policies cannot multiply without bound.
 const MAX_SELECTORS: usize = 1 << 20;
 
 /// Family, length of the local and of the remote prefix.
 type Class = (bool, u8, u8);
 
-/// A local and a remote network of one tunnel.
+/// What one policy takes: every pair of these networks.
+pub(super) struct Claim<'a> {
+    pub(super) kind: Kind,
+    pub(super) name: Option<&'a str>,
+    pub(super) local: &'a [At<IpNet>],
+    pub(super) remote: &'a [At<IpNet>],
+}
+
+/// What a policy is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tunnel,
+    Bypass,
+    Discard,
+}
+
+impl Kind {
+    /// What it is called.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Bypass => "bypass",
+            Self::Discard => "discard",
+        }
+    }
+
+    /// What two of them are called.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnels",
+            Self::Bypass => "bypasses",
+            Self::Discard => "discards",
+        }
+    }
+}
+
+/// A local and a remote network of one policy.
 #[derive(Clone, Copy)]
 struct Selector<'a> {
-    tunnel: usize,
+    /// Which claim's.
+    owner: usize,
     local: &'a At<IpNet>,
     remote: &'a At<IpNet>,
 }
@@ -55,31 +91,28 @@ impl Selector<'_> {
     }
 }
 
-/// Complains about selectors of different tunnels that are the same or cross.
-pub(super) fn check(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>) {
-    let total: usize = tunnels
+/// Complains about selectors of different policies that are the same or cross.
+pub(super) fn check(claims: &[Claim<'_>], faults: &mut Faults<'_>) {
+    let total: usize = claims
         .iter()
-        .map(|tunnel| tunnel.local.list.len() * tunnel.remote.list.len())
+        .map(|claim| claim.local.len() * claim.remote.len())
         .sum();
     if total > MAX_SELECTORS {
-        let last = tunnels
-            .iter()
-            .rev()
-            .find_map(|tunnel| tunnel.remote.list.first());
+        let last = claims.iter().rev().find_map(|claim| claim.remote.first());
         let message =
-            format!("the tunnels have {total} pairs of networks, and {MAX_SELECTORS} is the most");
+            format!("the policies have {total} pairs of networks, and {MAX_SELECTORS} is the most");
         let span = last.map_or(0..0, |net| net.span.clone());
         faults.add(Fault::new(&span, message).help("write fewer, larger networks"));
         return;
     }
     let mut classes: BTreeMap<Class, Vec<Selector<'_>>> = BTreeMap::new();
-    for (index, tunnel) in tunnels.iter().enumerate() {
-        for local in &tunnel.local.list {
+    for (index, claim) in claims.iter().enumerate() {
+        for local in claim.local {
             let ipv4 = local.value.addr().is_ipv4();
-            let remotes = tunnel.remote.list.iter();
+            let remotes = claim.remote.iter();
             for remote in remotes.filter(|remote| remote.value.addr().is_ipv4() == ipv4) {
                 let selector = Selector {
-                    tunnel: index,
+                    owner: index,
                     local,
                     remote,
                 };
@@ -88,7 +121,7 @@ pub(super) fn check(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>) {
         }
     }
     let mut pairs = Pairs {
-        tunnels,
+        claims,
         seen: HashSet::new(),
         faults,
     };
@@ -104,9 +137,9 @@ pub(super) fn check(tunnels: &[TunnelDraft<'_>], faults: &mut Faults<'_>) {
     }
 }
 
-/// Complains once for every two tunnels.
+/// Complains once for every two policies.
 struct Pairs<'p, 'a, 'f> {
-    tunnels: &'p [TunnelDraft<'a>],
+    claims: &'p [Claim<'a>],
     seen: HashSet<(usize, usize)>,
     faults: &'p mut Faults<'f>,
 }
@@ -118,12 +151,26 @@ impl Pairs<'_, '_, '_> {
             let key = (selector.local.value, selector.remote.value);
             let first = *firsts.entry(key).or_insert(*selector);
             if self.is_new(first, *selector) {
-                let [one, two] = self.names(first, *selector);
+                let [one, two] = in_order(first, *selector).map(|of| self.kind(of));
+                let [first_name, second_name] = in_order(first, *selector).map(|of| self.name(of));
                 let (local, remote) = key;
-                let message =
-                    format!("tunnels {one} and {two} both take {local} to {remote}: duplicate");
-                let help = "remove the network from one of the two tunnels";
-                self.complain(first, *selector, message, help);
+                let (both, of_what) = match one == two {
+                    true => (
+                        format!("{} {first_name} and {second_name}", one.plural()),
+                        one.plural(),
+                    ),
+                    false => (
+                        format!(
+                            "{} {first_name} and {} {second_name}",
+                            one.word(),
+                            two.word()
+                        ),
+                        "policies",
+                    ),
+                };
+                let message = format!("{both} both take {local} to {remote}: duplicate");
+                let help = format!("remove the network from one of the two {of_what}");
+                self.complain(first, *selector, message, &help);
             }
         }
     }
@@ -171,44 +218,51 @@ impl Pairs<'_, '_, '_> {
         if !self.is_new(inner, outer) {
             return;
         }
-        let [one, two] = self.names(inner, outer);
+        let [one, two] =
+            [inner, outer].map(|of| format!("{} {}", self.kind(of).word(), self.name(of)));
         let ((local_1, remote_1), (local_2, remote_2)) = (inner.networks(), outer.networks());
         // The packets in both: the smaller network of either side.
         let both = format!("{local_1} to {remote_2}");
         let message = format!(
-            "ambiguous overlap: tunnel {one} takes {local_1} to {remote_1} and tunnel {two} takes {local_2} to \
-             {remote_2}, and for {both} neither is the more specific"
+            "ambiguous overlap: {one} takes {local_1} to {remote_1} and {two} takes {local_2} to {remote_2}, and for \
+             {both} neither is the more specific"
         );
         let help =
             "narrow one of the two until they are apart, or widen one until it contains the other";
         self.complain(inner, outer, message, help);
     }
 
-    /// Whether these are two tunnels about which nothing was said yet.
+    /// Whether these are two policies about which nothing was said yet.
     fn is_new(&mut self, one: Selector<'_>, two: Selector<'_>) -> bool {
-        let pair = (one.tunnel.min(two.tunnel), one.tunnel.max(two.tunnel));
+        let pair = (one.owner.min(two.owner), one.owner.max(two.owner));
         pair.0 != pair.1 && self.seen.insert(pair)
     }
 
-    fn names(&self, one: Selector<'_>, two: Selector<'_>) -> [String; 2] {
-        [one, two].map(|selector| {
-            let name = self
-                .tunnels
-                .get(selector.tunnel)
-                .and_then(|tunnel| tunnel.name.as_ref());
-            quoted(name.map_or("", |name| name.value))
-        })
+    fn name(&self, selector: Selector<'_>) -> String {
+        let claim = self.claims.get(selector.owner);
+        quoted(claim.and_then(|claim| claim.name).unwrap_or_default())
+    }
+
+    fn kind(&self, selector: Selector<'_>) -> Kind {
+        let claim = self.claims.get(selector.owner);
+        claim.map_or(Kind::Tunnel, |claim| claim.kind)
     }
 
     fn complain(&mut self, one: Selector<'_>, two: Selector<'_>, message: String, help: &str) {
-        let (earlier, later) = if one.tunnel < two.tunnel {
-            (one, two)
-        } else {
-            (two, one)
-        };
+        let [earlier, later] = in_order(one, two);
         let place: &Span = &later.remote.span;
-        let fault = Fault::new(place, message).related(&earlier.remote.span, "the earlier tunnel");
+        let label = format!("the earlier {}", self.kind(earlier).word());
+        let fault = Fault::new(place, message).related(&earlier.remote.span, label);
         self.faults.add(fault.help(help));
+    }
+}
+
+/// As they stand in the file.
+fn in_order<'s>(one: Selector<'s>, two: Selector<'s>) -> [Selector<'s>; 2] {
+    if one.remote.span.start <= two.remote.span.start {
+        [one, two]
+    } else {
+        [two, one]
     }
 }
 

@@ -54,6 +54,8 @@ pub struct LocalAddresses {
     pub nat_t: FxHashSet<(IpAddr, u16)>,
     /// The addresses of these.
     pub nat_t_addresses: FxHashSet<IpAddr>,
+    /// On an unprotected port, our ends of tunnels, whether or not they are addresses of the port.
+    pub tunnel_ends: FxHashSet<IpAddr>,
 }
 
 /// A neighbour that packets are sent to.

@@ -16,14 +16,17 @@ use super::model::{
     OutboundKeying, OuterHeader, SizeRules, Tunnel,
 };
 use super::network;
+use super::selectors::{Claim, Kind};
 use crate::crypto::aead::SALT_LEN;
 use crate::wire::ipv4::LEAST_MTU as LEAST_MTU_V4;
 use crate::wire::ipv6::LEAST_MTU as LEAST_MTU_V6;
 use crate::wire::udp::PORT_NAT_T;
 
 const NAME: Key = Key::new("name", "name = \"west-east\"");
-const LOCAL_NETWORKS: Key = Key::new("local_networks", "local_networks = [\"10.1.0.0/16\"]");
-const REMOTE_NETWORKS: Key = Key::new("remote_networks", "remote_networks = [\"10.2.0.0/16\"]");
+pub(super) const LOCAL_NETWORKS: Key =
+    Key::new("local_networks", "local_networks = [\"10.1.0.0/16\"]");
+pub(super) const REMOTE_NETWORKS: Key =
+    Key::new("remote_networks", "remote_networks = [\"10.2.0.0/16\"]");
 const ENDPOINTS: Key = Key::new("endpoints", "a table [[tunnel.endpoints]]");
 const TUNNEL_KEYS: &[&Key] = &[&NAME, &LOCAL_NETWORKS, &REMOTE_NETWORKS, &ENDPOINTS];
 
@@ -98,13 +101,33 @@ pub(super) struct TunnelDraft<'a> {
     pub(super) endpoints: Vec<EndpointDraft>,
 }
 
-/// The networks on one side of a tunnel.
+/// The networks on one side of a tunnel, or of another policy.
 pub(super) struct Networks {
     pub(super) list: Vec<At<IpNet>>,
     /// The list itself in the file.
     span: Span,
     /// Every network could be read, and there is one.
     complete: bool,
+}
+
+impl TunnelDraft<'_> {
+    /// What it takes.
+    pub(super) fn claim(&self) -> Claim<'_> {
+        Claim {
+            kind: Kind::Tunnel,
+            name: self.name.as_ref().map(|name| name.value),
+            local: &self.local.list,
+            remote: &self.remote.list,
+        }
+    }
+}
+
+impl Networks {
+    /// The checked networks; `None` where something was wrong.
+    pub(super) fn finish(self) -> Option<Vec<IpNet>> {
+        let values = self.list.into_iter().map(|net| net.value);
+        self.complete.then(|| values.collect())
+    }
 }
 
 /// One endpoint set as far as it could be read.
@@ -185,7 +208,8 @@ fn tunnel<'a>(
     }
 }
 
-fn networks(table: &Table<'_>, key: &'static Key, faults: &mut Faults<'_>) -> Networks {
+/// Reads the networks of one side.
+pub(super) fn networks(table: &Table<'_>, key: &'static Key, faults: &mut Faults<'_>) -> Networks {
     let value = table.need(key, faults);
     let span = value
         .as_ref()
@@ -257,7 +281,8 @@ fn check_redundant(list: &[At<IpNet>], faults: &mut Faults<'_>) {
     }
 }
 
-fn check_common_family(local: &Networks, remote: &Networks, faults: &mut Faults<'_>) {
+/// Complains where no family is on both sides.
+pub(super) fn check_common_family(local: &Networks, remote: &Networks, faults: &mut Faults<'_>) {
     let has = |side: &Networks, ipv4: bool| {
         side.list
             .iter()
@@ -630,14 +655,12 @@ pub(super) fn check_lab_keys(
 
 /// The checked tunnels; `None` where something was wrong.
 pub(super) fn finish(tunnels: Vec<TunnelDraft<'_>>) -> Option<Vec<Tunnel>> {
-    let values = |networks: Networks| networks.list.into_iter().map(|net| net.value).collect();
     let complete = |tunnel: TunnelDraft<'_>| {
-        let whole = tunnel.local.complete && tunnel.remote.complete && !tunnel.endpoints.is_empty();
-        whole.then_some(())?;
+        (!tunnel.endpoints.is_empty()).then_some(())?;
         Some(Tunnel {
             name: tunnel.name?.value.to_owned(),
-            local_networks: values(tunnel.local),
-            remote_networks: values(tunnel.remote),
+            local_networks: tunnel.local.finish()?,
+            remote_networks: tunnel.remote.finish()?,
             endpoints: tunnel
                 .endpoints
                 .into_iter()

@@ -4,9 +4,10 @@
 use zerocopy::FromBytes;
 
 use crate::buf::PacketBuf;
-use crate::drop::{Aside, DropReason, PuntReason};
+use crate::drop::{Aside, DropReason, Fate, PuntReason};
 use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::selector::AddressPair;
+use crate::ipsec::spd::{Spd, SpdAction};
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::PortTable;
@@ -18,10 +19,25 @@ use crate::wire::udp::{self, NatPayload, UdpHeader};
 /// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
 const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
-/// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set; on the
-/// protected side everything that is not for the gateway itself does.
-pub fn classify_burst<B: PacketBuf>(packets: &[B], metas: &mut [PacketMeta], port: &PortTable) {
+/// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set, and what
+/// `spd` lets pass in clear is `Bypassed`; on the protected side everything that is not for the gateway itself stays live.
+pub fn classify_burst<B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    port: &PortTable,
+    spd: &Spd,
+) {
     match port.side {
+        Side::Unprotected if spd.has_bypass() => {
+            classify_each(packets, metas, |packet: &B, meta| {
+                let data = packet.data();
+                if is_bypassed(data, meta, port, spd) {
+                    meta.fate = Fate::Bypassed;
+                    return Ok(());
+                }
+                classify_unprotected(data, meta, port)
+            })
+        }
         Side::Unprotected => classify_each(packets, metas, |packet: &B, meta| {
             let data = packet.data();
             if is_plain_esp(data, meta) {
@@ -83,6 +99,21 @@ fn is_for_all_on_link(addresses: AddressPair) -> bool {
             first == 0xff && matches!(second & 0x0f, 1 | 2)
         }
     }
+}
+
+/// Whether a packet that came in clear on the unprotected side passes on as it is: it is not for the gateway, and of the
+/// policies that hold its addresses, the other way round, the most specific one is a bypass (RFC 4301 section 5.2). ESP
+/// between others is clear text like any other.
+#[inline(never)]
+fn is_bypassed(data: &[u8], meta: &PacketMeta, port: &PortTable, spd: &Spd) -> bool {
+    let Some(addresses) = address_pair(data, meta) else {
+        return false;
+    };
+    addresses.is_routable()
+        && !is_local(port, addresses)
+        && !port.local.tunnel_ends.contains(&addresses.destination())
+        && !is_neighbour_discovery(data, meta)
+        && spd.lookup_inbound(addresses) == SpdAction::Bypass
 }
 
 #[inline(never)]

@@ -62,6 +62,10 @@ pub struct DirectionCounters {
     pub received: Counter,
     /// Frames sent.
     pub sent: Counter,
+    /// IP packets passed on in clear, as policies say.
+    pub bypassed: Counter,
+    /// Their bytes.
+    pub bypassed_bytes: Counter,
     /// By [`DropReason::index`].
     pub drops: [Counter; DropReason::COUNT],
     /// By [`PuntReason::index`].
@@ -80,6 +84,8 @@ impl Default for DirectionCounters {
         Self {
             received: Counter::default(),
             sent: Counter::default(),
+            bypassed: Counter::default(),
+            bypassed_bytes: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             punts: std::array::from_fn(|_| Counter::default()),
             asides: std::array::from_fn(|_| Counter::default()),
@@ -140,7 +146,7 @@ impl DirectionCounters {
         for meta in metas {
             let counter = match meta.fate {
                 // What is made of a packet taken aside, and how that ends, is counted where it is done.
-                Fate::Live | Fate::Aside(_) => None,
+                Fate::Live | Fate::Bypassed | Fate::Aside(_) => None,
                 Fate::Dropped(reason) => self.drops.get(reason.index()),
                 Fate::Punted(reason) => self.punts.get(reason.index()),
             };
@@ -155,6 +161,22 @@ impl DirectionCounters {
         if let Some(counter) = self.asides.get(reason.index()) {
             counter.add(packets);
         }
+    }
+
+    /// Counts the packets that no SA has to do with and that go on: live, or to be cut and sent.
+    #[inline(never)]
+    pub fn add_bypassed(&self, metas: &[PacketMeta]) {
+        let goes_on = |fate| matches!(fate, Fate::Live | Fate::Aside(Aside::CutAndSend));
+        let bypassed = metas
+            .iter()
+            .filter(|meta| goes_on(meta.fate) && meta.sa.is_none());
+        let (mut packets, mut bytes) = (0u64, 0u64);
+        for meta in bypassed {
+            packets = packets.wrapping_add(1);
+            bytes = bytes.wrapping_add(u64::from(meta.inner_len));
+        }
+        self.bypassed.add(packets);
+        self.bypassed_bytes.add(bytes);
     }
 
     /// Adds packets dropped for `reason`.
@@ -191,7 +213,7 @@ pub fn count_sa_burst<S: Counted>(metas: &[PacketMeta], sas: &BurstSas<'_, S>, w
                     bytes = bytes.wrapping_add(u64::from(meta.inner_len));
                 }
                 Fate::Dropped(reason) => counters.add_drops(reason, 1),
-                Fate::Punted(_) | Fate::Aside(_) => {}
+                Fate::Punted(_) | Fate::Aside(_) | Fate::Bypassed => {}
             }
         }
         if packets > 0 {

@@ -224,6 +224,9 @@ fn carry<'p, P: Probe>(
         worker: round.id,
     };
     process_burst(burst.as_mut_slice(), metas, view, probe);
+    if view.tables.spd.has_bypass() {
+        counters.direction(ingress.side).add_bypassed(metas);
+    }
     debug_assert!(dead.is_empty(), "what has no room there would be sent");
     let all_live = metas.iter().all(PacketMeta::is_live);
     if !all_live {
@@ -253,7 +256,10 @@ fn bury<'p>(
     };
     let counters = round.counters;
     let direction = counters.direction(side);
-    if metas.iter().any(|meta| is_for_host(meta) || is_aside(meta)) {
+    if metas
+        .iter()
+        .any(|meta| is_for_host(meta, ports) || is_aside(meta))
+    {
         // So that the last to be taken out are those that came last.
         dead.as_mut_slice().reverse();
         for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {

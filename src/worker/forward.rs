@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::buf::PacketBuf;
-use crate::drop::DropReason;
+use crate::drop::{DropReason, Fate};
 use crate::ids::{NextHopIndex, SaIndex};
 use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::sa::OutboundSa;
@@ -19,9 +19,10 @@ use crate::worker::fit;
 use crate::worker::stages::View;
 
 /// Finds the SA for every live packet of the protected side, its next hop, and whether the sealed packet will fit; takes
-/// one from the TTL. `sas` is empty on entry and holds the SA of each packet on return. Drops with `NoPolicy`, `SaDown`,
-/// `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`, all before a sequence number is spent; takes aside what is to be cut
-/// first. Returns whether there are live packets that are to be cut once they are sealed.
+/// one from the TTL. `sas` is empty on entry and holds the SA of each packet on return. What is to pass in clear is
+/// `Bypassed` and has none. Drops with `NoPolicy`, `Discarded`, `SaDown`, `NoRoute`, `NoNeighbour`, `TooBig`, `TtlExpired`,
+/// all before a sequence number is spent; takes aside what is to be cut first. Returns whether there are live packets that
+/// are to be cut once they are sealed.
 pub fn spd_lookup_burst<'g, B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
@@ -38,7 +39,7 @@ pub fn spd_lookup_burst<'g, B: PacketBuf>(
             meta.sa = Some(slot);
             // Found once: what is done with the packet from here on is done with this SA.
             *place = view.sad.outbound(slot);
-            admit(packet, meta, view, (slot, *place), &mut cuts)
+            Ok(admit(packet, meta, view, (slot, *place), &mut cuts)?)
         });
     }
     cuts
@@ -85,23 +86,23 @@ fn find_policies_ahead<'g, B: PacketBuf>(
     }
     each_live(packets, metas, places, |packet, meta, place| {
         let slot = meta.sa.ok_or(DropReason::SaDown)?;
-        admit(packet, meta, view, (slot, *place), cuts)
+        Ok(admit(packet, meta, view, (slot, *place), cuts)?)
     });
 }
 
-/// Ends each live packet for which `step` has a reason to.
+/// Gives each live packet the fate that `step` has for it where it is to be live no longer.
 #[inline(always)]
 fn each_live<B, S>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
     places: &mut [S],
-    mut step: impl FnMut(&mut B, &mut PacketMeta, &mut S) -> Result<(), DropReason>,
+    mut step: impl FnMut(&mut B, &mut PacketMeta, &mut S) -> Result<(), Fate>,
 ) {
     for ((packet, meta), place) in packets.iter_mut().zip(metas.iter_mut()).zip(places) {
         if meta.is_live()
-            && let Err(reason) = step(packet, meta, place)
+            && let Err(fate) = step(packet, meta, place)
         {
-            meta.kill(reason);
+            meta.fate = fate;
         }
     }
 }
@@ -111,7 +112,7 @@ fn find_policy<B: PacketBuf>(
     packet: &B,
     meta: &PacketMeta,
     view: View<'_>,
-) -> Result<SaIndex, DropReason> {
+) -> Result<SaIndex, Fate> {
     let addresses = match meta.kind {
         PacketKind::Ipv4 => AddressPair::V4(meta.source, meta.destination),
         _ => address_pair(packet.data(), meta).ok_or(DropReason::Runt)?,
@@ -119,7 +120,9 @@ fn find_policy<B: PacketBuf>(
     match view.tables.spd.lookup(addresses) {
         SpdAction::Protect(slot) => Ok(slot),
         SpdAction::Spread(group) => Ok(group.slot(packet.data(), meta.kind)),
-        SpdAction::Discard => Err(DropReason::NoPolicy),
+        SpdAction::Bypass if addresses.is_routable() => Err(Fate::Bypassed),
+        SpdAction::Discard => Err(DropReason::Discarded.into()),
+        SpdAction::Bypass | SpdAction::NoPolicy => Err(DropReason::NoPolicy.into()),
     }
 }
 
@@ -157,6 +160,26 @@ pub fn route_burst<B: PacketBuf>(
         if !meta.is_live() {
             continue;
         }
+        if let Err(reason) = route(packet, meta, view, &mut cuts) {
+            meta.kill(reason);
+        }
+    }
+    cuts
+}
+
+/// As [`route_burst`] for what passes in clear, which is live from here on.
+#[inline(never)]
+pub fn route_bypassed_burst<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'_>,
+) -> bool {
+    let mut cuts = false;
+    for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
+        if meta.fate != Fate::Bypassed {
+            continue;
+        }
+        meta.fate = Fate::Live;
         if let Err(reason) = route(packet, meta, view, &mut cuts) {
             meta.kill(reason);
         }

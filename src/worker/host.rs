@@ -79,13 +79,13 @@ impl HostRings<'_> {
 
 /// A packet that ended here and whose sender is owed an ICMP error.
 pub struct Failed<'p> {
-    /// The IP packet: as it was received on the protected side, or as it was opened.
+    /// The IP packet: as it was received in clear, or as it was opened.
     pub mbuf: Mbuf<'p>,
-    /// `TtlExpired` or `TooBig`.
+    /// One of those for which an error is owed.
     pub reason: DropReason,
-    /// The protected port, by which it came in or would have left.
-    pub protected: PortIndex,
-    /// The MAC address it came from on the protected side; `None` where it was opened.
+    /// The port it came in by; where it was opened, the protected port it would have left by.
+    pub port: PortIndex,
+    /// The MAC address it came from; `None` where it was opened.
     pub sender: Option<[u8; 6]>,
     /// Where `TooBig`, the largest IP packet that would have gone, in bytes.
     pub limit: u16,
@@ -195,6 +195,14 @@ pub(super) struct Ports {
     pub(super) side: Side,
 }
 
+impl Ports {
+    /// Whether the sender of a packet that ended for `reason` is owed an ICMP error.
+    #[inline]
+    fn owe_error(self, reason: DropReason) -> bool {
+        matches!(reason, DropReason::TtlExpired | DropReason::TooBig)
+    }
+}
+
 /// Hands a packet that ended on the packet path to the host side, as far as the host side has to do with it. What is punted
 /// beyond its kind's limit is dropped as `PuntLimit`, and what the ring has no room for as `PuntFull`.
 pub(super) fn hand_over<'p>(
@@ -209,11 +217,13 @@ pub(super) fn hand_over<'p>(
                 meta.kill(reason);
             }
         }
-        Fate::Dropped(reason @ (DropReason::TtlExpired | DropReason::TooBig)) => {
+        Fate::Dropped(reason) if ports.owe_error(reason) => {
             fail(mbuf, meta, reason, ports, rings);
         }
         // What tunnels want is known without this.
-        Fate::Dropped(DropReason::NoNeighbour) if ports.side == Side::Unprotected => {
+        Fate::Dropped(DropReason::NoNeighbour)
+            if ports.side == Side::Unprotected || meta.sa.is_none() =>
+        {
             if let Some(addresses) = address_pair(mbuf.data(), meta) {
                 let _ = rings.wanted.push((ports.egress, addresses.destination()));
             }
@@ -223,12 +233,12 @@ pub(super) fn hand_over<'p>(
 }
 
 /// Whether [`hand_over`] has anything to do with it.
-pub(super) fn is_for_host(meta: &PacketMeta) -> bool {
-    matches!(
-        meta.fate,
-        Fate::Punted(_)
-            | Fate::Dropped(DropReason::TtlExpired | DropReason::TooBig | DropReason::NoNeighbour)
-    )
+pub(super) fn is_for_host(meta: &PacketMeta, ports: Ports) -> bool {
+    match meta.fate {
+        Fate::Punted(_) | Fate::Dropped(DropReason::NoNeighbour) => true,
+        Fate::Dropped(reason) => ports.owe_error(reason),
+        _ => false,
+    }
 }
 
 fn punt<'p>(
@@ -261,25 +271,24 @@ fn fail<'p>(
     if !take_one(&rings.limits.errors) {
         return;
     }
-    let (protected, sender) = match ports.side {
-        Side::Unprotected => (ports.egress, None),
-        Side::Protected => {
-            if !mbuf.uncover(ether::HEADER_LEN) {
-                return;
-            }
-            let header = EtherHeader::ref_from_prefix(mbuf.data());
-            let Ok(sender) = header.map(|(header, _)| header.source) else {
-                return;
-            };
-            mbuf.adj(ether::HEADER_LEN);
-            (ports.ingress, Some(sender))
+    let (port, sender) = if ports.side == Side::Unprotected && meta.sa.is_some() {
+        (ports.egress, None)
+    } else {
+        if !mbuf.uncover(ether::HEADER_LEN) {
+            return;
         }
+        let header = EtherHeader::ref_from_prefix(mbuf.data());
+        let Ok(sender) = header.map(|(header, _)| header.source) else {
+            return;
+        };
+        mbuf.adj(ether::HEADER_LEN);
+        (ports.ingress, Some(sender))
     };
     let limit = low_16(meta.seq);
     let _ = rings.failed.push(Failed {
         mbuf,
         reason,
-        protected,
+        port,
         sender,
         limit,
     });

@@ -38,7 +38,7 @@ pub fn process_burst<B: PacketBuf, P: Probe>(
 ) {
     parse::parse_burst(packets, metas, view.ingress);
     probe.mark(Stage::Parse);
-    classify::classify_burst(packets, metas, view.ingress);
+    classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
     probe.mark(Stage::Classify);
     match view.ingress.side {
         Side::Unprotected => open_burst(packets, metas, view, probe),
@@ -64,7 +64,10 @@ fn open_burst<B: PacketBuf, P: Probe>(
     probe.mark(Stage::Header);
     esp_in::spd_check_inbound_burst(packets, metas, &sas);
     probe.mark(Stage::Policy);
-    let cuts = forward::route_burst(packets, metas, view);
+    let mut cuts = forward::route_burst(packets, metas, view);
+    if view.tables.spd.has_bypass() {
+        cuts |= forward::route_bypassed_burst(packets, metas, view);
+    }
     forward::link_header_burst(packets, metas, view.tables);
     probe.mark(Stage::Route);
     count_sa_burst(metas, &sas, view.worker);
@@ -81,7 +84,7 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     probe: &mut P,
 ) {
     let mut sas = BurstSas::default();
-    let cuts = forward::spd_lookup_burst(packets, metas, view, &mut sas);
+    let mut cuts = forward::spd_lookup_burst(packets, metas, view, &mut sas);
     probe.mark(Stage::Policy);
     esp_out::seq_assign_burst(metas, &sas, view.worker);
     probe.mark(Stage::Sequence);
@@ -93,6 +96,9 @@ fn seal_burst<B: PacketBuf, P: Probe>(
     probe.mark(Stage::Aead);
     if has_udp6 {
         esp_out::fill_udp6_checksum_burst(packets, metas, &sas);
+    }
+    if view.tables.spd.has_bypass() {
+        cuts |= forward::route_bypassed_burst(packets, metas, view);
     }
     forward::link_header_burst(packets, metas, view.tables);
     probe.mark(Stage::Route);

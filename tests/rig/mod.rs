@@ -406,6 +406,7 @@ impl Rig {
                 Fate::Dropped(reason) => Outcome::Dropped(reason),
                 Fate::Punted(reason) => Outcome::Punted(reason),
                 Fate::Aside(reason) => Outcome::Aside(reason),
+                Fate::Bypassed => panic!("neither sent nor dropped"),
             })
             .collect()
     }

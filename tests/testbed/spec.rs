@@ -116,6 +116,8 @@ pub struct TunnelSpec {
     pub fragmentation: &'static str,
     /// Whether TCP is held to segments that fit.
     pub clamp_mss: bool,
+    /// More tables of each site's policy.
+    pub more: fn(Site) -> String,
 }
 
 impl Default for TunnelSpec {
@@ -138,6 +140,7 @@ impl Default for TunnelSpec {
             router: None,
             fragmentation: "before",
             clamp_mss: true,
+            more: |_| String::new(),
         }
     }
 }
@@ -405,6 +408,7 @@ pub(super) fn policy_text(
         families(&|family| site.other().network(family)),
     );
     text += &endpoints_text(site, spec, keys);
+    text += &(spec.more)(site);
     text
 }
 
