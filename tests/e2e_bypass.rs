@@ -1,4 +1,4 @@
-//! Traffic that passes in clear by policy beside a tunnel, and what is refused, on a real wire.
+//! Traffic that passes in clear by policy beside a tunnel, what is refused, and what senders are told, on a real wire.
 #![cfg(feature = "dpdk")]
 
 mod testbed;
@@ -278,6 +278,7 @@ fn clear_text_from_the_wire_is_refused_but_for_what_is_bypassed() -> Result<()> 
         &["-M", "do", "-s", "1273", "10.1.200.10"],
         "Frag needed and DF set (mtu = 1300)",
     )?;
+    told(&["10.1.201.9"], "Destination Net Unreachable")?;
     // What no policy names, and what a tunnel has: dropped without a word.
     for (source, to) in [
         ("203.0.113.7", "10.1.200.10"),
@@ -296,6 +297,115 @@ fn clear_text_from_the_wire_is_refused_but_for_what_is_bypassed() -> Result<()> 
             "{source} {to}"
         );
     }
+    assert!(bed.west.dropped_for("inbound", "no-route")? >= 1);
+    assert_balanced(&bed)?;
+    assert_clean_stop(&mut bed)
+}
+
+fn told_policy(site: Site) -> String {
+    let local = [site.network(Family::V4)];
+    let remote = ["10.77.0.0/16".to_owned()];
+    let discarded = [format!("10.{}.66.0/24", site.other().number())];
+    table("discard", "no-printers", &local, &discarded)
+        + &table("bypass", "no-way", &local, &remote)
+        + &table(
+            "bypass",
+            "no-way-6",
+            &[site.network(Family::V6)],
+            &["fd00:77::/64".into()],
+        )
+}
+
+#[test]
+fn senders_are_told_what_is_prohibited_and_what_cannot_be_reached() -> Result<()> {
+    let spec = TunnelSpec {
+        host: true,
+        admin_prohibited: true,
+        more: told_policy,
+        ..TunnelSpec::default()
+    };
+    let Some(mut bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    for (host, number) in [(&bed.host_a, 1), (&bed.host_b, 2)] {
+        for (far, gateway) in [
+            ("10.0.0.0/8", format!("10.{number}.0.1")),
+            ("fd00::/16", format!("fd00:{number}::1")),
+        ] {
+            host.run(&["ip", "route", "add", far, "via", &gateway])?;
+        }
+    }
+    for (to, from, what, direction, reason) in [
+        (
+            "10.9.9.9",
+            "10.1.0.1",
+            "Packet filtered",
+            "outbound",
+            "no-policy",
+        ),
+        (
+            "fd00:9::9",
+            "fd00:1::1",
+            "Administratively prohibited",
+            "outbound",
+            "no-policy",
+        ),
+        (
+            "10.2.66.1",
+            "10.1.0.1",
+            "Packet filtered",
+            "outbound",
+            "discarded",
+        ),
+        (
+            "10.77.0.1",
+            "10.1.0.1",
+            "Destination Net Unreachable",
+            "outbound",
+            "no-route",
+        ),
+        (
+            "fd00:77::1",
+            "fd00:1::1",
+            "No route",
+            "outbound",
+            "no-route",
+        ),
+        // Out of the tunnel, and the answer back through it.
+        (
+            "10.2.5.1",
+            "10.2.0.1",
+            "Destination Net Unreachable",
+            "inbound",
+            "no-route",
+        ),
+    ] {
+        let gateway = if direction == "outbound" {
+            &bed.west
+        } else {
+            &bed.east
+        };
+        let before = gateway.dropped_for(direction, reason)?;
+        let said = ping(&bed.host_a, &["-c", "1", to])?;
+        assert_says(&said, &[&format!("From {from} "), what]);
+        assert!(gateway.dropped_for(direction, reason)? > before, "{to}");
+    }
+    // Unless asked, nobody is told what policy discards.
+    let policy = std::fs::read_to_string(bed.east.policy())?;
+    let silent = policy.replace("admin_prohibited = true", "");
+    assert_ne!(silent, policy);
+    bed.east.stop()?;
+    std::fs::write(bed.east.policy(), silent)?;
+    bed.east.start()?;
+    bed.east.wait_ready(testbed::READY_TIMEOUT)?;
+    let before = bed.east.dropped_for("outbound", "no-policy")?;
+    let said = ping(&bed.host_b, &["-c", "1", "-W", "1", "10.9.9.9"])?;
+    assert!(!said.contains("From "), "{said}");
+    assert!(bed.east.dropped_for("outbound", "no-policy")? > before);
+    assert_says(
+        &ping(&bed.host_b, &["-c", "1", "10.77.0.1"])?,
+        &["Destination Net Unreachable"],
+    );
     assert_balanced(&bed)?;
     assert_clean_stop(&mut bed)
 }

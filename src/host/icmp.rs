@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::icmpv4::{DestUnreachableHeader, TimeExceededCode as TimeExceededV4};
-use etherparse::icmpv6::TimeExceededCode as TimeExceededV6;
+use etherparse::icmpv6::{DestUnreachableCode, TimeExceededCode as TimeExceededV6};
 use etherparse::{
     Icmpv4Type, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder,
 };
@@ -100,6 +100,11 @@ fn owed_v4(packet: &[u8], reason: DropReason, limit: u16) -> Option<(Ipv4Addr, I
             };
             Icmpv4Type::DestinationUnreachable(needed)
         }
+        DropReason::NoRoute => Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network),
+        // RFC 4301 section 5.1.1, type 3 code 13.
+        DropReason::NoPolicy | DropReason::Discarded => {
+            Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FilterProhibited)
+        }
         _ => return None,
     };
     Some((source, error))
@@ -124,6 +129,13 @@ fn owed_v6(packet: &[u8], reason: DropReason, limit: u16) -> Option<(Ipv6Addr, I
         }
         // Owed for multicast too, so that path MTU discovery works there (RFC 4443 section 2.4 (e.3)).
         DropReason::TooBig => Icmpv6Type::PacketTooBig { mtu: limit.into() },
+        DropReason::NoRoute if !destination.is_multicast() => {
+            Icmpv6Type::DestinationUnreachable(DestUnreachableCode::NoRoute)
+        }
+        // RFC 4301 section 5.1.1, type 1 code 1.
+        DropReason::NoPolicy | DropReason::Discarded if !destination.is_multicast() => {
+            Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Prohibited)
+        }
         _ => return None,
     };
     Some((source, error))
@@ -193,6 +205,34 @@ mod tests {
         assert!(refused(&good, DropReason::BadIcv).is_none());
         for cut in 0..28 {
             let _ = refused(&good[..cut], DropReason::TtlExpired);
+        }
+    }
+
+    /// Type and code of the error for a packet of either family that ended for `reason`.
+    fn codes(reason: DropReason) -> [Option<(u8, u8)>; 2] {
+        let mut v6 = Vec::new();
+        let builder = PacketBuilder::ipv6([0xfd; 16], [0xfc; 16], 9).udp(7, 7);
+        builder.write(&mut v6, &[0x55; 100]).expect("a packet");
+        let code = |packet: &[u8], at: usize| {
+            let frame = error_frame(&own(), packet, reason, 0, None)?;
+            Some((frame[14 + at], frame[14 + at + 1]))
+        };
+        [code(&packet_v4(SENDER, FAR, false), 20), code(&v6, 40)]
+    }
+
+    #[test]
+    fn errors_have_the_types_and_codes_of_their_reasons() {
+        // RFC 792, RFC 1812 section 5.2.7.1, RFC 4443 sections 3.1 and 3.3.
+        for (reason, expected) in [
+            (DropReason::TtlExpired, [(11, 0), (3, 0)]),
+            (DropReason::NoRoute, [(3, 0), (1, 0)]),
+            (DropReason::NoPolicy, [(3, 13), (1, 1)]),
+            (DropReason::Discarded, [(3, 13), (1, 1)]),
+        ] {
+            assert_eq!(codes(reason), expected.map(Some), "{reason:?}");
+        }
+        for reason in [DropReason::ClearText, DropReason::NoNeighbour] {
+            assert_eq!(codes(reason), [None; 2], "{reason:?}");
         }
     }
 

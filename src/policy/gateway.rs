@@ -18,6 +18,7 @@ const CONTROL_SOCKET: Key = Key::new(
 );
 const MEMORY_MIB: Key = Key::new("memory_mib", "memory_mib = 256");
 const LAB_KEYS: Key = Key::new("lab_keys", "lab_keys = true");
+const ADMIN_PROHIBITED: Key = Key::new("admin_prohibited", "admin_prohibited = true");
 const KEYS: &[&Key] = &[
     &NAME,
     &WORKERS,
@@ -25,6 +26,7 @@ const KEYS: &[&Key] = &[
     &CONTROL_SOCKET,
     &MEMORY_MIB,
     &LAB_KEYS,
+    &ADMIN_PROHIBITED,
 ];
 
 /// Longest name of a gateway, in characters: as long as a file prefix of DPDK's may be (`Eal::NAME_MAX`).
@@ -82,6 +84,10 @@ pub(super) fn read(table: Option<&Table<'_>>, faults: &mut Faults<'_>) -> Gatewa
             span: table.span.clone(),
         }),
     };
+    let admin_prohibited = match table.find(&ADMIN_PROHIBITED) {
+        Some(value) => value.boolean(faults).map(|prohibited| prohibited.value),
+        None => Some(false),
+    };
     let worker_count = workers.as_ref().map_or(1, Vec::len);
     let gateway = || {
         Some(Gateway {
@@ -91,6 +97,7 @@ pub(super) fn read(table: Option<&Table<'_>>, faults: &mut Faults<'_>) -> Gatewa
             control_socket: control_socket?,
             memory_mib: memory_mib?,
             lab_keys: lab_keys.as_ref()?.value,
+            admin_prohibited: admin_prohibited?,
         })
     };
     GatewayDraft {

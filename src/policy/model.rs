@@ -46,6 +46,8 @@ pub struct Gateway {
     pub memory_mib: u32,
     /// The operator accepts static keys with GCM, against RFC 8221 section 3.
     pub lab_keys: bool,
+    /// Senders are told by ICMP where policy discards their packets (RFC 4301 section 5.1.1).
+    pub admin_prohibited: bool,
 }
 
 /// How DPDK finds a port.

@@ -41,6 +41,7 @@ pub struct Plan {
     ports: Vec<PortPlan>,
     /// By `SaIndex`: the peer's outer address.
     peers: Vec<IpAddr>,
+    admin_prohibited: bool,
 }
 
 struct PortPlan {
@@ -77,6 +78,7 @@ impl Plan {
             )),
             ports: ports.collect(),
             peers: endpoint_sets(policy).map(|(.., set)| set.remote).collect(),
+            admin_prohibited: policy.gateway.admin_prohibited,
         }
     }
 
@@ -101,6 +103,7 @@ impl Plan {
             spd: Arc::clone(&self.spd),
             spis: Arc::clone(&self.spis),
             next_hops: next_hops.into(),
+            admin_prohibited: self.admin_prohibited,
         }
     }
 

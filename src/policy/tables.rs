@@ -26,6 +26,8 @@ pub struct Tables {
     pub ports: Box<[PortTable]>,
     /// By `NextHopIndex`.
     pub next_hops: Box<[NextHop]>,
+    /// Senders are told where policy discards their packets.
+    pub admin_prohibited: bool,
 }
 
 /// One port as the packet path sees it.

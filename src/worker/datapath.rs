@@ -253,6 +253,7 @@ fn bury<'p>(
         ingress: lane.ingress,
         egress: lane.egress,
         side,
+        admin_prohibited: round.tables.admin_prohibited,
     };
     let counters = round.counters;
     let direction = counters.direction(side);

@@ -193,13 +193,19 @@ pub(super) struct Ports {
     pub(super) egress: PortIndex,
     /// The side of `ingress`.
     pub(super) side: Side,
+    /// Senders are told where policy discards their packets.
+    pub(super) admin_prohibited: bool,
 }
 
 impl Ports {
     /// Whether the sender of a packet that ended for `reason` is owed an ICMP error.
     #[inline]
     fn owe_error(self, reason: DropReason) -> bool {
-        matches!(reason, DropReason::TtlExpired | DropReason::TooBig)
+        match reason {
+            DropReason::TtlExpired | DropReason::TooBig | DropReason::NoRoute => true,
+            DropReason::NoPolicy | DropReason::Discarded => self.admin_prohibited,
+            _ => false,
+        }
     }
 }
 

@@ -83,12 +83,30 @@ fn rules_are_read_and_compiled_beside_tunnels() {
     assert_eq!(ask("10.1.7.1", "192.0.2.9"), SpdAction::Bypass);
     assert_eq!(ask("fd00:1::1", "2001:db8:9::1"), SpdAction::Bypass);
     assert_eq!(ask("10.9.0.1", "192.0.2.9"), SpdAction::NoPolicy);
+    assert!(!tables.admin_prohibited);
 }
 
 #[test]
 fn policy_without_rules_has_none() {
     let policy = Site::new().parse(BASE).ok().unwrap();
-    assert!(policy.rules.is_empty());
+    assert!(policy.rules.is_empty() && !policy.gateway.admin_prohibited);
+}
+
+#[test]
+fn senders_are_told_of_discarded_packets_where_asked() {
+    let with = |value: &str| {
+        let line = format!("lab_keys = true\nadmin_prohibited = {value}");
+        BASE.replacen("lab_keys = true", &line, 1)
+    };
+    let site = Site::new();
+    let policy = site.parse(&with("true")).ok().unwrap();
+    let macs = vec![MacAddr([2; 6]); 2];
+    assert!(compile(&policy, &Topology { macs }).admin_prohibited);
+    let errors = site.errors(&with("\"yes\""));
+    assert_eq!(errors.len(), 1);
+    let said = format!("{}\n{}", errors[0].message(), errors[0].help());
+    assert!(said.contains("admin_prohibited takes true or false, not text"));
+    assert!(said.contains("write admin_prohibited = true"));
 }
 
 #[test]

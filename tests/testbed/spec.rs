@@ -116,6 +116,8 @@ pub struct TunnelSpec {
     pub fragmentation: &'static str,
     /// Whether TCP is held to segments that fit.
     pub clamp_mss: bool,
+    /// Whether hosts are told of packets that policy discards.
+    pub admin_prohibited: bool,
     /// More tables of each site's policy.
     pub more: fn(Site) -> String,
 }
@@ -140,6 +142,7 @@ impl Default for TunnelSpec {
             router: None,
             fragmentation: "before",
             clamp_mss: true,
+            admin_prohibited: false,
             more: |_| String::new(),
         }
     }
@@ -361,11 +364,12 @@ pub(super) fn policy_text(
         )
     };
     let mut text = format!(
-        "[gateway]\nname = {:?}\nworkers = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\nmemory_mib = 256\nlab_keys = true\n",
+        "[gateway]\nname = {:?}\nworkers = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\nmemory_mib = 256\nlab_keys = true\nadmin_prohibited = {}\n",
         places.name,
         worker_cores(site, spec.workers),
         places.state_dir,
         places.socket,
+        spec.admin_prohibited,
     );
     text += &format!(
         "\n[[port]]\nname = \"lan\"\ndevice = {:?}\nside = \"protected\"\npair = \"wan\"\naddresses = {}\nmtu = {}\nqueues = {}\nhost = {}\n",
