@@ -138,7 +138,9 @@ fn samples_are_accepted() {
     let names: Vec<_> = seen.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        ["alpha", "dual", "east", "north", "server", "south", "west"]
+        [
+            "alpha", "dual", "east", "edge", "north", "server", "south", "west"
+        ]
     );
 }
 

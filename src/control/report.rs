@@ -244,7 +244,7 @@ pub struct DirectionTotals {
     pub aside: u64,
     /// Fragments that wait for others now.
     pub held: u64,
-    /// IP packets that policies let pass in clear: of those sent, and of those that found the transmit queue full.
+    /// IP packets that policies let pass in clear: sent, cut and then sent, or dropped because the transmit queue was full.
     #[serde(default)]
     pub bypassed: u64,
     /// Their bytes.
