@@ -165,6 +165,8 @@ pub struct EndpointSet {
     pub remote: IpAddr,
     /// ESP as it is, or in UDP.
     pub encapsulation: Encapsulation,
+    /// What comes with UDP.
+    pub nat: NatTraversal,
     /// How outer headers are built.
     pub outer: OuterHeader,
     /// What becomes of packets that are too big.
@@ -175,6 +177,15 @@ pub struct EndpointSet {
     pub outbound: OutboundKeying,
     /// The SA we open with.
     pub inbound: InboundKeying,
+}
+
+/// What comes with ESP in UDP (RFC 3948); of no meaning without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NatTraversal {
+    /// Time without a packet to the peer after which it is sent a keepalive, in seconds: 0 for never, at most 3600.
+    pub keepalive_s: u16,
+    /// Where authentic packets begin to come from another address or port, ours go there.
+    pub peer_moves: bool,
 }
 
 /// Keying of the SA we seal with.

@@ -13,7 +13,7 @@ use super::file::{At, Key, Span, Table, Value};
 use super::keying::{self, Direction, KeySource, KeyingDraft, Transform};
 use super::model::{
     DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, Fragmentation, InboundKeying,
-    OutboundKeying, OuterHeader, SizeRules, Tunnel,
+    NatTraversal, OutboundKeying, OuterHeader, SizeRules, Tunnel,
 };
 use super::network;
 use super::selectors::{Claim, Kind};
@@ -35,6 +35,8 @@ const REMOTE: Key = Key::new("remote", "remote = \"192.0.2.2\"");
 const ENCAPSULATION: Key = Key::new("encapsulation", "encapsulation = \"udp\"");
 const UDP_LOCAL_PORT: Key = Key::new("udp_local_port", "udp_local_port = 4500");
 const UDP_REMOTE_PORT: Key = Key::new("udp_remote_port", "udp_remote_port = 4500");
+const NAT_KEEPALIVE: Key = Key::new("nat_keepalive", "nat_keepalive = 20");
+const PEER_MOVES: Key = Key::new("peer_moves", "peer_moves = true");
 const HOP_LIMIT: Key = Key::new("hop_limit", "hop_limit = 64");
 const DSCP: Key = Key::new("dscp", "dscp = \"copy\" or a number from 0 to 63");
 const DF: Key = Key::new("df", "df = \"copy\"");
@@ -71,6 +73,8 @@ const ENDPOINT_KEYS: &[&Key] = &[
     &ENCAPSULATION,
     &UDP_LOCAL_PORT,
     &UDP_REMOTE_PORT,
+    &NAT_KEEPALIVE,
+    &PEER_MOVES,
     &HOP_LIMIT,
     &DSCP,
     &DF,
@@ -92,6 +96,10 @@ const MAX_SAS: usize = 64;
 const MAX_MTU: u16 = 9000;
 const DEFAULT_UDP_PORT: u16 = PORT_NAT_T;
 const DEFAULT_HOP_LIMIT: u8 = 64;
+/// RFC 3948 section 4.
+const DEFAULT_KEEPALIVE_S: u16 = 20;
+/// No NAT that forgets UDP only after an hour is in need of more.
+const MAX_KEEPALIVE_S: u16 = 3600;
 
 /// One tunnel as far as it could be read.
 pub(super) struct TunnelDraft<'a> {
@@ -135,6 +143,7 @@ pub(super) struct EndpointDraft {
     local: Option<At<IpAddr>>,
     remote: Option<At<IpAddr>>,
     encapsulation: Encapsulation,
+    nat: NatTraversal,
     outer: OuterHeader,
     sizes: SizeRules,
     spread_udp_ports: bool,
@@ -316,10 +325,12 @@ fn endpoint_set(
         check_ends(local, remote, faults);
     }
     let is_v6 = local.as_ref().is_some_and(|local| local.value.is_ipv6());
+    let (encapsulation, nat) = encapsulation(table, faults);
     EndpointDraft {
         local,
         remote,
-        encapsulation: encapsulation(table, faults),
+        encapsulation,
+        nat,
         outer: outer_header(table, faults),
         sizes: size_rules(table, is_v6, faults),
         spread_udp_ports: spread_udp_ports(table, faults),
@@ -453,7 +464,7 @@ fn check_set_families(sets: &[EndpointDraft], faults: &mut Faults<'_>) {
     }
 }
 
-fn encapsulation(table: &Table<'_>, faults: &mut Faults<'_>) -> Encapsulation {
+fn encapsulation(table: &Table<'_>, faults: &mut Faults<'_>) -> (Encapsulation, NatTraversal) {
     let value = table.find(&ENCAPSULATION);
     let udp = value
         .as_ref()
@@ -461,30 +472,36 @@ fn encapsulation(table: &Table<'_>, faults: &mut Faults<'_>) -> Encapsulation {
     // A word that is wrong may have been meant to be "udp".
     let unclear = value.is_some() && udp.is_none();
     let udp = udp.is_some_and(|udp| udp.value);
-    let mut ports = [DEFAULT_UDP_PORT; 2];
-    for (port, key) in ports.iter_mut().zip([&UDP_LOCAL_PORT, &UDP_REMOTE_PORT]) {
-        let Some(value) = table.find(key) else {
-            continue;
-        };
+    let find = |key: &'static Key, what, faults: &mut Faults<'_>| {
+        let value = table.find(key)?;
         if !udp && !unclear {
             let message = format!("{} without UDP encapsulation", key.name);
-            faults.add(
-                Fault::new(&value.span, message)
-                    .help("write encapsulation = \"udp\", or remove the port"),
-            );
+            let help = format!("write encapsulation = \"udp\", or remove {what}");
+            faults.add(Fault::new(&value.span, message).help(help));
         }
-        if let Some(number) = value.number(1..=u16::MAX, faults) {
-            *port = number.value;
-        }
-    }
-    let [local_port, remote_port] = ports;
-    match udp {
+        Some(value)
+    };
+    let port = |key, faults: &mut Faults<'_>| {
+        let number = find(key, "the port", faults)?.number(1..=u16::MAX, faults)?;
+        Some(number.value)
+    };
+    let local_port = port(&UDP_LOCAL_PORT, faults).unwrap_or(DEFAULT_UDP_PORT);
+    let remote_port = port(&UDP_REMOTE_PORT, faults).unwrap_or(DEFAULT_UDP_PORT);
+    let keepalive = find(&NAT_KEEPALIVE, "it", faults)
+        .and_then(|value| value.number(0..=MAX_KEEPALIVE_S, faults));
+    let moves = find(&PEER_MOVES, "it", faults).and_then(|value| value.boolean(faults));
+    let nat = NatTraversal {
+        keepalive_s: keepalive.map_or(DEFAULT_KEEPALIVE_S, |number| number.value),
+        peer_moves: moves.is_none_or(|moves| moves.value),
+    };
+    let encapsulation = match udp {
         true => Encapsulation::Udp {
             local_port,
             remote_port,
         },
         false => Encapsulation::None,
-    }
+    };
+    (encapsulation, nat)
 }
 
 fn outer_header(table: &Table<'_>, faults: &mut Faults<'_>) -> OuterHeader {
@@ -683,6 +700,7 @@ fn finish_set(set: EndpointDraft) -> Option<Vec<EndpointSet>> {
             local,
             remote,
             encapsulation: set.encapsulation,
+            nat: set.nat,
             outer: set.outer,
             sizes: set.sizes,
             spread_udp_ports: set.spread_udp_ports,

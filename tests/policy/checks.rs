@@ -63,6 +63,10 @@ fn base_policy_is_accepted() {
         "Udp { local_port: 4500, remote_port: 4501 }"
     );
     assert_eq!(
+        format!("{:?}", set.nat),
+        "NatTraversal { keepalive_s: 20, peer_moves: true }"
+    );
+    assert_eq!(
         format!("{:?}", set.outer),
         "OuterHeader { hop_limit: 32, dscp: Fixed(46), df: Set, ecn: Compatibility }"
     );
@@ -73,6 +77,19 @@ fn base_policy_is_accepted() {
     assert_eq!(set.outbound.key.salt(), [0xa7; 4]);
     let set = &policy.tunnels[1].endpoints[0];
     assert_eq!((set.inbound.window, set.inbound.spi.get()), (1024, 0x1004));
+}
+
+#[test]
+fn nat_traversal_is_as_the_policy_has_it() {
+    let site = Site::new();
+    let with = "udp_remote_port = 4501\nnat_keepalive = 0\npeer_moves = false";
+    let text = BASE.replacen("udp_remote_port = 4501", with, 1);
+    let policy = site.parse(&text).ok().unwrap();
+    let set = &policy.tunnels[0].endpoints[0];
+    assert_eq!(
+        format!("{:?}", set.nat),
+        "NatTraversal { keepalive_s: 0, peer_moves: false }"
+    );
 }
 
 #[test]
@@ -541,6 +558,24 @@ fn endpoints() {
         case(
             &[("udp_remote_port = 4501", "udp_remote_port = 0")],
             &[("udp_remote_port", "from 1 to 65535")],
+        ),
+        case(
+            &[("udp_remote_port = 4501", "nat_keepalive = 3601")],
+            &[("nat_keepalive", "from 0 to 3600")],
+        ),
+        case(
+            &[("udp_remote_port = 4501", "peer_moves = \"yes\"")],
+            &[("peer_moves", "true or false")],
+        ),
+        case(
+            &[
+                ("encapsulation = \"udp\"", "nat_keepalive = 20"),
+                ("udp_remote_port = 4501", "peer_moves = true"),
+            ],
+            &[
+                ("nat_keepalive", "nat_keepalive without UDP encapsulation"),
+                ("peer_moves", "write encapsulation = \"udp\", or remove it"),
+            ],
         ),
         case(
             &[("hop_limit = 32", "hop_limit = 0")],
