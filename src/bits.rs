@@ -22,3 +22,9 @@ pub(crate) const fn low_16(value: u64) -> u16 {
 pub(crate) const fn low_32(value: u64) -> u32 {
     value as u32
 }
+
+/// The low 64 bits.
+#[inline]
+pub(crate) const fn low_64(value: u128) -> u64 {
+    value as u64
+}

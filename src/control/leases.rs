@@ -417,6 +417,7 @@ mod tests {
             window: 64,
             seen: 0,
             selectors: Selectors::default(),
+            peer_moves: false,
         });
         assert_ne!(sa.window.commit(BlockRun::new(5)), 0);
         let (mut writer, _readers) = domain(0);

@@ -1,5 +1,7 @@
 //! Opening: ESP packets in tunnel mode become inner packets (RFC 4303 section 3.4, RFC 4106, RFC 4301 section 5.2).
 
+use std::net::SocketAddr;
+
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
@@ -10,6 +12,7 @@ use crate::drop::DropReason;
 use crate::ids::SaIndex;
 use crate::ipsec::esp_out::{kill_live, kill_unless};
 use crate::ipsec::outer::exit_ecn;
+use crate::ipsec::peer::InboundPeer;
 use crate::ipsec::replay::{BlockRun, ReplayWindow};
 use crate::ipsec::sa::InboundSa;
 use crate::ipsec::sad::{BurstSas, SadView, SpiIndex};
@@ -19,6 +22,7 @@ use crate::wire::esp::{self, EspHeader};
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::{self, Ipv4Header, PlainHeader};
 use crate::wire::ipv6::{self, Ipv6Header};
+use crate::wire::udp::{self, UdpHeader};
 
 /// Bytes before the ciphertext: ESP header and IV.
 const BEFORE: usize = esp::HEADER_LEN + IV_LEN;
@@ -310,6 +314,56 @@ fn commit_run(mut rest: &mut [PacketMeta], window: &ReplayWindow) {
 #[cold]
 fn refusal(window: &ReplayWindow, seq: u64) -> DropReason {
     window.check(seq).err().unwrap_or(DropReason::Replayed)
+}
+
+/// Notes where the peers of SAs in UDP are, by the live packets, whose numbers are committed: the newest of an SA counts.
+///
+/// On entry a packet is still a whole outer IP packet. This is for bursts that have UDP in them; others need not come here.
+pub fn note_peers_burst<B: PacketBuf>(
+    packets: &[B],
+    metas: &[PacketMeta],
+    sas: &BurstSas<'_, InboundSa>,
+) {
+    for ((packet, meta), sa) in packets.iter().zip(metas).zip(sas.iter()) {
+        //= https://www.rfc-editor.org/rfc/rfc7296#section-2.23
+        //# Also, dynamic address update should only be done in
+        //# response to a new packet; otherwise, an attacker can revert the
+        //# addresses with old replayed packets.
+        if let Some(sa) = sa
+            && let Some(peer) = &sa.peer
+            && peer.is_followed()
+            && meta.is_live()
+            && meta.seq >= sa.window.top()
+        {
+            note_peer(packet.data(), meta, peer);
+        }
+    }
+}
+
+fn note_peer(data: &[u8], meta: &PacketMeta, peer: &InboundPeer) {
+    if let Some(source) = udp_source(data, meta) {
+        peer.saw(meta.seq, source);
+    }
+}
+
+/// Where a packet that is ESP in UDP came from.
+fn udp_source(data: &[u8], meta: &PacketMeta) -> Option<SocketAddr> {
+    let address = match meta.kind {
+        PacketKind::Ipv4 => Ipv4Header::ref_from_prefix(data)
+            .ok()?
+            .0
+            .source_addr()
+            .into(),
+        PacketKind::Ipv6 => Ipv6Header::ref_from_prefix(data)
+            .ok()?
+            .0
+            .source_addr()
+            .into(),
+        PacketKind::Other => return None,
+    };
+    let before = usize::from(meta.esp_offset).checked_sub(udp::HEADER_LEN)?;
+    let (header, _) = UdpHeader::ref_from_prefix(data.get(before..)?).ok()?;
+    Some(SocketAddr::new(address, header.source.get()))
 }
 
 /// Takes everything off every live packet that is not the inner one: checks trailer and padding, takes the headers off,

@@ -1,5 +1,7 @@
 //! Sealing: inner packets become ESP packets in tunnel mode (RFC 4303 section 3.3, RFC 4106).
 
+use std::net::SocketAddr;
+
 use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -145,7 +147,7 @@ fn encapsulate_plain<'a, B: PacketBuf>(
     // RFC 4106 section 3.1 leaves the IV to the sender; the 64-bit sequence number is unique as it must be.
     headers.iv = seq.to_be_bytes();
     headers.esp = esp_header(sa, seq);
-    fill_v4(sa, &mut headers.ip, total, meta, inner_flags);
+    fill_v4(sa, &mut headers.ip, total, meta, (inner_flags, sa.sum));
     add_job(jobs, sa, seq, text)
 }
 
@@ -159,6 +161,10 @@ fn encapsulate<'a, B: PacketBuf>(
     jobs: &mut SealJobs<'a>,
 ) -> Result<(), DropReason> {
     let (next_header, inner_flags) = inner_kind(meta)?;
+    let peer = match &sa.peer {
+        Some(peer) => Some(peer.cell.get().ok_or(DropReason::SaDown)?),
+        None => None,
+    };
     let inner_len = packet.data().len();
     let front = sa.headroom();
     let back = sa.tailroom(inner_len);
@@ -171,7 +177,7 @@ fn encapsulate<'a, B: PacketBuf>(
     let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
     let (headers, text) = data.split_at_mut_checked(front).ok_or(DropReason::NoRoom)?;
     write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
-    fill_headers(sa, headers, total, meta, inner_flags).ok_or(DropReason::NoRoom)?;
+    fill_headers(sa, headers, total, meta, (inner_flags, peer)).ok_or(DropReason::NoRoom)?;
     add_job(jobs, sa, meta.seq, text)
 }
 
@@ -231,9 +237,15 @@ fn write_trailer(text: &mut [u8], inner_len: usize, next_header: u8) -> Option<(
     Some(())
 }
 
-/// Fills in what changes from packet to packet of an outer IPv4 header.
+/// Fills in what changes from packet to packet of an outer IPv4 header. `sum` is over the rest of it.
 #[inline]
-fn fill_v4(sa: &OutboundSa, header: &mut Ipv4Header, total: u16, meta: &PacketMeta, flags: u8) {
+fn fill_v4(
+    sa: &OutboundSa,
+    header: &mut Ipv4Header,
+    total: u16,
+    meta: &PacketMeta,
+    (flags, sum): (u8, u32),
+) {
     let tos = sa.shape.tos(meta.tos);
     let flags_fragment = u16::from_be_bytes([sa.shape.ip_flags(flags), 0]);
     // Unique for long enough where routers may fragment, and of no meaning where not (RFC 6864 section 4).
@@ -242,8 +254,7 @@ fn fill_v4(sa: &OutboundSa, header: &mut Ipv4Header, total: u16, meta: &PacketMe
     header.total_len = total.into();
     header.id = id.into();
     header.flags_fragment = flags_fragment.into();
-    let sum = sa
-        .sum
+    let sum = sum
         .wrapping_add(u32::from(tos))
         .wrapping_add(u32::from(total))
         .wrapping_add(u32::from(id))
@@ -251,13 +262,13 @@ fn fill_v4(sa: &OutboundSa, header: &mut Ipv4Header, total: u16, meta: &PacketMe
     header.checksum = checksum::finish(sum).into();
 }
 
-/// Fills in what changes from packet to packet, whatever the headers are.
+/// Fills in what changes from packet to packet, whatever the headers are. `peer` is where it goes, in UDP.
 fn fill_headers(
     sa: &OutboundSa,
     headers: &mut [u8],
     total: u16,
     meta: &PacketMeta,
-    flags: u8,
+    (flags, peer): (u8, Option<SocketAddr>),
 ) -> Option<()> {
     let (before, iv) = headers.split_last_chunk_mut::<IV_LEN>()?;
     *iv = meta.seq.to_be_bytes();
@@ -265,17 +276,26 @@ fn fill_headers(
     *esp = esp_header(sa, meta.seq);
     let datagram = if sa.shape.is_v4() {
         let (header, datagram) = Ipv4Header::mut_from_prefix(before).ok()?;
-        fill_v4(sa, header, total, meta, flags);
+        let mut sum = sa.sum;
+        if let Some(SocketAddr::V4(peer)) = peer {
+            header.destination = peer.ip().octets();
+            sum = checksum::add_bytes(sum, &header.destination);
+        }
+        fill_v4(sa, header, total, meta, (flags, sum));
         datagram
     } else {
         let (header, datagram) = Ipv6Header::mut_from_prefix(before).ok()?;
         header.set_traffic_class(sa.shape.tos(meta.tos));
         header.payload_len = total.wrapping_sub(low_16(ipv6::HEADER_LEN as u64)).into();
+        if let Some(SocketAddr::V6(peer)) = peer {
+            header.destination = peer.ip().octets();
+        }
         datagram
     };
-    if sa.shape.in_udp() {
+    if let Some(peer) = peer {
         let ip_len = low_16((sa.headroom() as u64).wrapping_sub(UDP_AND_ESP_LEN));
         let (header, _) = UdpHeader::mut_from_prefix(datagram).ok()?;
+        header.destination = peer.port().into();
         header.len = total.wrapping_sub(ip_len).into();
     }
     Some(())
@@ -322,12 +342,12 @@ pub fn fill_udp6_checksum_burst<B: PacketBuf>(
 
 /// IPv6 receivers drop UDP without a checksum (RFC 8200 section 8.1), so here it is computed, over the ciphertext.
 fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
-    let Some(datagram) = data.get_mut(ipv6::HEADER_LEN..) else {
+    let Ok((header, datagram)) = Ipv6Header::mut_from_prefix(data) else {
         return;
     };
     let len = low_32(datagram.len() as u64);
-    let sum = sa
-        .sum
+    // As it stands there: the peer may have moved since.
+    let sum = checksum::add_bytes(sa.sum, &header.destination)
         .wrapping_add(len)
         .wrapping_add(u32::from(protocol::UDP));
     let value = match checksum::finish(checksum::add_bytes(sum, datagram)) {

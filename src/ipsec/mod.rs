@@ -16,6 +16,7 @@ pub mod esp_out;
 pub mod flat;
 pub mod flow_hash;
 pub mod outer;
+pub mod peer;
 pub mod replay;
 pub mod sa;
 pub mod sa_counters;

@@ -1,6 +1,6 @@
 //! Security associations: what one needs per packet, and what it counts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use zerocopy::IntoBytes;
@@ -11,6 +11,7 @@ use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
 use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
 use crate::ids::Spi;
 use crate::ipsec::outer::{DontFragment, Encapsulation, Fragmentation, OuterHeader, SizeRules};
+use crate::ipsec::peer::{InboundPeer, OutboundPeer};
 use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters, WorkerId};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
@@ -72,7 +73,8 @@ pub struct OutboundParams<'a> {
 pub struct OutboundSa {
     /// The key's salt, so that a nonce can be made before the key's own lines are there.
     pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
-    /// Checksum sum over the IPv4 header as it stands in the template, or over IPv6's UDP pseudo-header addresses.
+    /// Checksum sum over the IPv4 header as it stands in the template, or over the source address of IPv6's UDP
+    /// pseudo-header. In UDP without the destination, which may move.
     pub(super) sum: u32,
     pub(super) shape: Shape,
     /// The largest outer packet that the path to the peer takes, in bytes.
@@ -86,6 +88,8 @@ pub struct OutboundSa {
     pub(super) key: AeadKey,
     /// As `template`, whatever the outer header.
     pub(super) long_template: [u8; MAX_TEMPLATE],
+    /// Where packets go, in UDP: the templates have where they went at first.
+    pub(super) peer: Option<Box<OutboundPeer>>,
     cold: ColdCounters,
     identity: SaIdentity,
 }
@@ -132,6 +136,8 @@ pub struct InboundParams<'a> {
     pub seen: u64,
     /// What it may carry.
     pub selectors: Selectors,
+    /// Whether the peer is to be followed where its address or port changes, in UDP.
+    pub peer_moves: bool,
 }
 
 /// An SA that opens.
@@ -156,6 +162,8 @@ pub struct InboundSa {
     pub(super) key: AeadKey,
     /// What it may carry.
     selectors: Selectors,
+    /// Where packets come from, in UDP.
+    pub(super) peer: Option<Box<InboundPeer>>,
     cold: ColdCounters,
     identity: SaIdentity,
 }
@@ -176,7 +184,7 @@ pub struct SaIdentity {
     pub fingerprint: KeyFingerprint,
     /// Our outer address.
     pub local: IpAddr,
-    /// The peer's outer address.
+    /// The peer's outer address, in UDP as it was at first.
     pub remote: IpAddr,
     /// ESP as it is, or in UDP.
     pub encapsulation: Encapsulation,
@@ -185,6 +193,16 @@ pub struct SaIdentity {
 }
 
 impl SaParams<'_> {
+    /// Where the peer is, in UDP, as far as is known at first.
+    fn peer(&self) -> Option<SocketAddr> {
+        match self.encapsulation {
+            Encapsulation::None => None,
+            Encapsulation::Udp { remote_port, .. } => {
+                Some(SocketAddr::new(self.remote, remote_port))
+            }
+        }
+    }
+
     /// What names the SA to people.
     pub fn identity(&self) -> SaIdentity {
         SaIdentity {
@@ -247,12 +265,6 @@ impl Shape {
         self.flags & OUTER_V4 != 0
     }
 
-    /// Whether UDP follows it.
-    #[inline]
-    pub(super) fn in_udp(self) -> bool {
-        self.flags & IN_UDP != 0
-    }
-
     /// Whether the headers are IPv6 and UDP, which wants a checksum.
     #[inline]
     pub(super) fn is_udp6(self) -> bool {
@@ -285,6 +297,9 @@ impl Shape {
     }
 }
 
+/// Where the destination stands in an IPv4 header: at its end.
+const DESTINATION_V4: usize = ipv4::HEADER_LEN - 4;
+
 /// DF in the first byte of flags and fragment offset.
 pub(super) const DF: u8 = (ipv4::DONT_FRAGMENT >> 8) as u8;
 
@@ -306,6 +321,10 @@ impl OutboundSa {
             path_mtu: AtomicU16::new(params.sizes.path_mtu),
             key: AeadKey::new(params.sa.key),
             long_template: template.bytes,
+            peer: params
+                .sa
+                .peer()
+                .map(|peer| Box::new(OutboundPeer::new(peer))),
             cold: ColdCounters::default(),
             identity: params.sa.identity(),
         }
@@ -314,6 +333,11 @@ impl OutboundSa {
     /// What names it to people.
     pub fn identity(&self) -> &SaIdentity {
         &self.identity
+    }
+
+    /// Where packets go, in UDP.
+    pub fn peer(&self) -> Option<&OutboundPeer> {
+        self.peer.as_deref()
     }
 
     /// What was sealed and what was refused.
@@ -431,9 +455,18 @@ impl InboundSa {
             salt: Zeroizing::new(params.sa.key.salt()),
             key: AeadKey::new(params.sa.key),
             selectors: params.selectors,
+            peer: params
+                .sa
+                .peer()
+                .map(|peer| Box::new(InboundPeer::new(peer, params.peer_moves))),
             cold: ColdCounters::default(),
             identity: params.sa.identity(),
         }
+    }
+
+    /// Where packets come from, in UDP.
+    pub fn peer(&self) -> Option<&InboundPeer> {
+        self.peer.as_deref()
     }
 
     /// What was opened and what was refused.
@@ -511,7 +544,12 @@ impl Template {
                     destination: remote.octets(),
                 };
                 headers.extend_from_slice(header.as_bytes());
-                checksum::add_bytes(0, header.as_bytes())
+                let (fixed, destination) = header.as_bytes().split_at(DESTINATION_V4);
+                let sum = checksum::add_bytes(0, fixed);
+                match ports {
+                    Some(_) => sum,
+                    None => checksum::add_bytes(sum, destination),
+                }
             }
             (local, remote) => {
                 let header = Ipv6Header {
@@ -523,8 +561,7 @@ impl Template {
                     destination: v6_octets(remote),
                 };
                 headers.extend_from_slice(header.as_bytes());
-                let addresses = checksum::add_bytes(0, &header.source);
-                checksum::add_bytes(addresses, &header.destination)
+                checksum::add_bytes(0, &header.source)
             }
         };
         if let Some((source, destination)) = ports {

@@ -80,6 +80,7 @@ pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
             local: PrefixSet::new(&tunnel.local_networks),
             remote: PrefixSet::new(&tunnel.remote_networks),
         },
+        peer_moves: set.nat.peer_moves,
     })
 }
 

@@ -21,12 +21,15 @@ const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set, and what
 /// `spd` lets pass in clear is `Bypassed`; on the protected side everything that is not for the gateway itself stays live.
+///
+/// Returns whether any of it is ESP in UDP.
 pub fn classify_burst<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
     port: &PortTable,
     spd: &Spd,
-) {
+) -> bool {
+    let mut has_udp = false;
     match port.side {
         Side::Unprotected if spd.has_bypass() => {
             classify_each(packets, metas, |packet: &B, meta| {
@@ -35,7 +38,8 @@ pub fn classify_burst<B: PacketBuf>(
                     meta.fate = Fate::Bypassed;
                     return Ok(());
                 }
-                classify_unprotected(data, meta, port)
+                has_udp |= classify_unprotected(data, meta, port)?;
+                Ok(())
             })
         }
         Side::Unprotected => classify_each(packets, metas, |packet: &B, meta| {
@@ -44,7 +48,8 @@ pub fn classify_burst<B: PacketBuf>(
                 meta.esp_offset = meta.l4_offset;
                 return Ok(());
             }
-            classify_unprotected(data, meta, port)
+            has_udp |= classify_unprotected(data, meta, port)?;
+            Ok(())
         }),
         Side::Protected => classify_each(packets, metas, |packet: &B, meta| {
             if is_plain_transit(meta, port) {
@@ -53,6 +58,7 @@ pub fn classify_burst<B: PacketBuf>(
             classify_protected(packet.data(), meta, port)
         }),
     }
+    has_udp
 }
 
 fn classify_each<B: PacketBuf>(
@@ -116,12 +122,13 @@ fn is_bypassed(data: &[u8], meta: &PacketMeta, port: &PortTable, spd: &Spd) -> b
         && spd.lookup_inbound(addresses) == SpdAction::Bypass
 }
 
+/// Returns whether it is ESP in UDP.
 #[inline(never)]
 fn classify_unprotected(
     data: &[u8],
     meta: &mut PacketMeta,
     port: &PortTable,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let is_fragment = match meta.kind {
         PacketKind::Ipv4 => is_v4_fragment(data),
         _ => walk_v6(data, meta)?,
@@ -134,22 +141,22 @@ fn classify_unprotected(
             return Err(DropReason::Fragment);
         }
         meta.take_aside(Aside::Reassemble);
-        return Ok(());
+        return Ok(false);
     }
     if meta.protocol == protocol::ESP {
         if is_fragment {
             return Err(DropReason::ClearText);
         }
         meta.esp_offset = meta.l4_offset;
-        return Ok(());
+        return Ok(false);
     }
     if meta.protocol == protocol::UDP
         && !port.local.nat_t.is_empty()
         && is_nat_t(data, meta, port, destination)?
     {
-        return Ok(());
+        return Ok(true);
     }
-    local_or(data, meta, port, destination, DropReason::ClearText)
+    local_or(data, meta, port, destination, DropReason::ClearText).map(|()| false)
 }
 
 #[inline(never)]

@@ -38,10 +38,10 @@ pub fn process_burst<B: PacketBuf, P: Probe>(
 ) {
     parse::parse_burst(packets, metas, view.ingress);
     probe.mark(Stage::Parse);
-    classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
+    let has_udp = classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
     probe.mark(Stage::Classify);
     match view.ingress.side {
-        Side::Unprotected => open_burst(packets, metas, view, probe),
+        Side::Unprotected => open_burst(packets, metas, view, has_udp, probe),
         Side::Protected => seal_burst(packets, metas, view, probe),
     }
 }
@@ -50,6 +50,7 @@ fn open_burst<B: PacketBuf, P: Probe>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
     view: View<'_>,
+    has_udp: bool,
     probe: &mut P,
 ) {
     let mut sas = BurstSas::default();
@@ -60,6 +61,9 @@ fn open_burst<B: PacketBuf, P: Probe>(
     esp_in::esp_open_burst(packets, metas, &sas);
     probe.mark(Stage::Aead);
     esp_in::window_commit_burst(metas, &sas);
+    if has_udp {
+        esp_in::note_peers_burst(packets, metas, &sas);
+    }
     esp_in::esp_decapsulate_burst(packets, metas);
     probe.mark(Stage::Header);
     esp_in::spd_check_inbound_burst(packets, metas, &sas);
