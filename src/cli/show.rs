@@ -165,22 +165,26 @@ fn sas(report: &SaReport) -> String {
         "cipher",
         "esn",
         "encap",
+        "moved",
+        "keepalives",
         "state",
         "sequence",
         "packets",
         "bytes",
         "dropped",
     ];
-    let mut table = table(&head, &[9, 10, 11, 12]);
+    let mut table = table(&head, &[8, 9, 11, 12, 13, 14]);
     let mut reasons = String::new();
     for sa in &report.sas {
         let dropped: u64 = sa.drops.iter().map(|count| count.packets).sum();
+        let udp = sa.udp.as_ref();
+        let of_udp = |number: Option<u64>| number.map_or_else(|| "-".into(), |n| n.to_string());
         table.add_row([
             sa.tunnel.clone(),
             sa.direction.clone(),
             sa.spi.clone(),
-            sa.local.clone(),
-            sa.remote.clone(),
+            end(&sa.local, udp.map(|udp| udp.local_port)),
+            end(&sa.remote, udp.map(|udp| udp.remote_port)),
             sa.cipher.clone(),
             if sa.esn {
                 "yes".into()
@@ -188,6 +192,8 @@ fn sas(report: &SaReport) -> String {
                 "no".to_owned()
             },
             sa.encapsulation.clone(),
+            of_udp(udp.map(|udp| udp.moves)),
+            of_udp(udp.and_then(|udp| udp.keepalives)),
             sa.state.clone(),
             sa.sequence.to_string(),
             sa.packets.to_string(),
@@ -202,6 +208,15 @@ fn sas(report: &SaReport) -> String {
         }
     }
     finish(&table) + &reasons
+}
+
+/// An address, and the port where there is one.
+fn end(address: &str, port: Option<u16>) -> String {
+    match port {
+        None => address.to_owned(),
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+    }
 }
 
 fn drops(report: &DropsReport) -> String {

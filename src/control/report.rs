@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::drop::{Aside, DropReason, PuntReason};
 use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
+use crate::ipsec::peer::PeerCell;
 use crate::ipsec::sa::SaIdentity;
 use crate::ipsec::sa_counters::SaCounters;
 use crate::ipsec::sad::Sad;
@@ -164,7 +165,7 @@ pub struct SaEntry {
     pub spi: String,
     /// Our outer address.
     pub local: String,
-    /// The peer's.
+    /// The peer's, where it is now.
     pub remote: String,
     /// Cipher.
     pub cipher: String,
@@ -172,6 +173,9 @@ pub struct SaEntry {
     pub esn: bool,
     /// `none` or `udp`.
     pub encapsulation: String,
+    /// What comes with UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpReport>,
     /// `up`, `exhausted` or `refused`.
     pub state: String,
     /// Why it is refused.
@@ -191,6 +195,20 @@ pub struct SaEntry {
     pub bytes: u64,
     /// Packets dropped, by reason, where there were any.
     pub drops: Vec<Count>,
+}
+
+/// What an SA in UDP has beside others.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct UdpReport {
+    /// Our port.
+    pub local_port: u16,
+    /// The peer's, where it is now.
+    pub remote_port: u16,
+    /// How often the peer moved to another address or port.
+    pub moves: u64,
+    /// Outbound: keepalives sent for its endpoint set, told of the first SA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalives: Option<u64>,
 }
 
 /// A reason and how often.
@@ -408,6 +426,9 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
             if sa.seq.is_exhausted() {
                 entry.state = "exhausted".into();
             }
+            if let Some(peer) = sa.peer() {
+                fill_peer(&mut entry, &peer.cell, Some(peer.keepalives()));
+            }
             fill_counters(&mut entry, sa.counters());
         }
         report.sas.push(entry);
@@ -420,6 +441,9 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
         if let Some(sa) = sad.inbound().get_owned(writer, row.slot.index()) {
             entry.sequence = sa.window.top();
             entry.window = Some(sa.window.size());
+            if let Some(peer) = sa.peer() {
+                fill_peer(&mut entry, &peer.cell, None);
+            }
             fill_counters(&mut entry, sa.counters());
         }
         report.sas.push(entry);
@@ -440,6 +464,18 @@ fn entry(tunnel: &str, direction: &str, identity: &SaIdentity, refused: Option<&
             Encapsulation::None => "none".into(),
             Encapsulation::Udp { .. } => "udp".into(),
         },
+        udp: match identity.encapsulation {
+            Encapsulation::None => None,
+            Encapsulation::Udp {
+                local_port,
+                remote_port,
+            } => Some(UdpReport {
+                local_port,
+                remote_port,
+                moves: 0,
+                keepalives: None,
+            }),
+        },
         state: if refused.is_some() {
             "refused".into()
         } else {
@@ -452,6 +488,16 @@ fn entry(tunnel: &str, direction: &str, identity: &SaIdentity, refused: Option<&
         packets: 0,
         bytes: 0,
         drops: Vec::new(),
+    }
+}
+
+fn fill_peer(entry: &mut SaEntry, cell: &PeerCell, keepalives: Option<u64>) {
+    // The one who asks is the one who moves it, so it stands still.
+    if let (Some(udp), Some(peer)) = (&mut entry.udp, cell.get()) {
+        entry.remote = peer.ip().to_string();
+        udp.remote_port = peer.port();
+        udp.moves = cell.moves();
+        udp.keepalives = keepalives;
     }
 }
 

@@ -1,11 +1,13 @@
 //! A gateway put together over open ports, short of the threads.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::{error, info, warn};
 
 use super::ports::{self, OpenPort};
 use crate::control::leases::{Leases, SaStart};
+use crate::control::peers::Peers;
 use crate::control::report::SaRow;
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
@@ -34,6 +36,8 @@ pub struct Assembly<'p> {
     pub rows: Vec<SaRow>,
     /// What the tables are compiled from.
     pub plan: Plan,
+    /// Where the peers of tunnels in UDP are.
+    pub peers: Peers,
     /// The workers that have something to poll, each with its core.
     pub workers: Vec<(usize, Worker<'p>)>,
     /// The same workers as the control side sees them.
@@ -78,6 +82,7 @@ pub fn assemble<'p>(
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables(&[]))));
     let lanes = ports::lanes(&policy, ports, started);
+    let peers = Peers::new(&policy, Instant::now());
     let cores = policy.gateway.workers.clone();
     drop(policy);
     leases.tick(&shared.sad, &writer);
@@ -91,6 +96,7 @@ pub fn assemble<'p>(
         leases,
         rows,
         plan,
+        peers,
         workers,
         views,
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::host::Monitor;
-use crate::ids::PortIndex;
+use crate::ids::{PortIndex, SaIndex};
 use crate::policy::plan::Plan;
 use crate::rcu::Writer;
 use crate::worker::datapath::Shared;
@@ -99,6 +99,12 @@ impl Hops {
                 self.ask(port, address, false);
             }
         }
+    }
+
+    /// Notes that the peer of the SA in `slot` is at `address` now; the next tables lead there.
+    pub(super) fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
+        self.plan.move_peer(slot, address);
+        self.stale = true;
     }
 
     fn ask(&mut self, port: PortIndex, address: IpAddr, kept: bool) {

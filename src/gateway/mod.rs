@@ -3,6 +3,7 @@
 
 mod assembly;
 mod hops;
+mod keepalive;
 mod paths;
 pub mod ports;
 mod serve;
@@ -22,6 +23,7 @@ use paths::Paths;
 use ports::OpenPort;
 
 use crate::control::leases::Leases;
+use crate::control::peers::Peers;
 use crate::control::report::SaRow;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::dpdk::eal::{Eal, EalConfig};
@@ -29,7 +31,7 @@ use crate::dpdk::error::DpdkError;
 use crate::dpdk::lcore::{allowed_cores, keep_off};
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
-use crate::host::{Host, HostError, HostPort, PathReport, TwinSettings};
+use crate::host::{Host, HostError, HostPort, PathReport, Sender, TwinSettings};
 use crate::policy::Policy;
 use crate::policy::model::Port;
 use crate::rcu::Writer;
@@ -100,6 +102,8 @@ struct Control<'p, 'r> {
     hops: Hops,
     paths: Paths,
     path_reports: Arc<ArrayQueue<PathReport>>,
+    peers: Peers,
+    sender: Sender<'p>,
     tsc_hz: u64,
 }
 
@@ -202,6 +206,7 @@ fn run_on<'p>(
         leases,
         rows,
         plan,
+        peers,
         workers,
         views,
     } = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
@@ -221,6 +226,8 @@ fn run_on<'p>(
         workers: views,
         host: host.ports(),
         hops: Hops::new(plan, monitor),
+        peers,
+        sender: host.sender(),
         tsc_hz: eal.tsc_hz(),
     };
     run_threads(workers, control, options, eal, (socket, host))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use crate::control::peers::Moved;
 use crate::control::report::SaRow;
 use crate::host::PathReport;
 use crate::ids::SaIndex;
@@ -114,6 +115,25 @@ impl Paths {
             sa.set_path_mtu(mtu);
         }
         self.learned.insert(key, Instant::now());
+    }
+
+    /// The path to a peer that moved is another one, of which nothing is known yet. Of several SAs with one SPI at one address,
+    /// as two gateways behind one NAT may have chosen it, the last to move there is told of.
+    pub(super) fn move_peer(&mut self, moved: &Moved, sad: &Sad, writer: &Writer) {
+        let Some(sa) = sad.outbound().get_owned(writer, moved.slot.index()) else {
+            return;
+        };
+        let spi = sa.identity().spi.get();
+        let key = (moved.from, spi);
+        let is_its = self
+            .slots
+            .get(&key)
+            .is_some_and(|path| path.slot == moved.slot);
+        if is_its && let Some(path) = self.slots.remove(&key) {
+            sa.set_path_mtu(path.configured);
+            self.learned.remove(&key);
+            self.slots.insert((moved.to, spi), path);
+        }
     }
 
     /// How long ago the path MTU of this SA was learned; `None` where it was not.
@@ -262,6 +282,27 @@ mod tests {
             u16::MAX,
             "too long ago"
         );
+    }
+
+    #[test]
+    fn path_to_a_peer_that_moved_is_another_one() {
+        let mut rig = rig(1000, 1450);
+        assert_eq!(rig.after(report(999, 1300)), 1300);
+        let to = IpAddr::from([198, 51, 100, 7]);
+        let moved = Moved {
+            slot: SaIndex(0),
+            from: report(1, 1).remote,
+            to,
+        };
+        rig.paths.move_peer(&moved, &rig.sad, &rig.writer);
+        assert_eq!(rig.after(report(999, 1200)), 1450, "of the old path");
+        assert!(rig.paths.age(moved.from, 0x1001).is_none());
+        let there = PathReport {
+            remote: to,
+            ..report(999, 1200)
+        };
+        assert_eq!(rig.after(there), 1200);
+        assert!(rig.paths.age(to, 0x1001).is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::{Control, GatewayError, RunOptions, tunnels};
+use super::{Control, GatewayError, RunOptions, keepalive, tunnels};
 use crate::control::protocol::Method;
 use crate::control::report::{
     self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
@@ -68,6 +68,7 @@ pub(super) fn serve(
             error,
         })?;
         control.leases.tick(&control.shared.sad, &control.writer);
+        keepalive::follow_peers(control);
         control.hops.follow(&control.shared, &mut control.writer);
         let reports = std::iter::from_fn(|| control.path_reports.pop());
         let sad = &control.shared.sad;

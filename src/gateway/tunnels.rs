@@ -56,10 +56,7 @@ fn entry(rows: &[SaRow], sources: Sources<'_>) -> Option<TunnelEntry> {
         Err(reason) => (None, reason.name()),
     };
     let path_mtu = sa.map(OutboundSa::path_mtu).filter(|mtu| *mtu != u16::MAX);
-    let age = row.and_then(|row| {
-        let (remote, spi) = (row.outbound.remote, row.outbound.spi.get());
-        sources.paths.age(remote, spi)
-    });
+    let age = row.and_then(|row| sources.paths.age(sa?.remote(), row.outbound.spi.get()));
     let mtu = sa
         .zip(link_mtu)
         .map(|(sa, link)| sa.largest_inner(sa.outer_mtu(link)));
@@ -70,7 +67,7 @@ fn entry(rows: &[SaRow], sources: Sources<'_>) -> Option<TunnelEntry> {
     Some(TunnelEntry {
         tunnel: rows.first()?.tunnel.clone(),
         local: first.local.to_string(),
-        remote: first.remote.to_string(),
+        remote: sa.map_or(first.remote, OutboundSa::remote).to_string(),
         cipher: first.cipher.name().into(),
         encapsulation: match first.encapsulation {
             Encapsulation::None => "none".into(),

@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod icmp;
+mod keepalive;
 mod monitor;
 mod netlink;
 mod path;
 mod twin;
 
+pub use keepalive::keepalive_frame;
 pub use monitor::Monitor;
 pub use path::PathReport;
 
@@ -104,6 +106,26 @@ pub struct Host<'p> {
     max_frame: usize,
 }
 
+/// Sends frames by the ports, whether they have twins or not.
+pub struct Sender<'p> {
+    pool: &'p Mempool<'p>,
+}
+
+impl<'p> Sender<'p> {
+    /// Hands a frame to the worker that fills `port`'s first transmit queue. False where there is no buffer or no room.
+    pub fn send(&self, shared: &Shared<'p>, port: PortIndex, frame: &[u8]) -> bool {
+        let Some(mut mbuf) = self.pool.alloc() else {
+            return false;
+        };
+        let Some(room) = mbuf.append(frame.len()) else {
+            return false;
+        };
+        room.copy_from_slice(frame);
+        let ring = shared.host.to_send.get(port.index());
+        ring.is_some_and(|ring| ring.push(mbuf).is_ok())
+    }
+}
+
 impl<'p> Host<'p> {
     /// Makes the twins of those ports that are to have one; `settings` are in the order of the ports.
     ///
@@ -144,6 +166,11 @@ impl<'p> Host<'p> {
         let twins = (0u16..).map(PortIndex).zip(&self.twins);
         let twins = twins.filter_map(|(port, twin)| Some((port, twin.as_ref()?.index())));
         Monitor::new(self.twins.len(), twins)
+    }
+
+    /// What sends frames that are the gateway's own and not the kernel's.
+    pub fn sender(&self) -> Sender<'p> {
+        Sender { pool: self.pool }
     }
 
     /// What the control thread sees of each port.

@@ -335,6 +335,12 @@ impl OutboundSa {
         &self.identity
     }
 
+    /// The peer's outer address, where it is now.
+    pub fn remote(&self) -> IpAddr {
+        let peer = self.peer().and_then(|peer| peer.cell.get());
+        peer.map_or(self.identity.remote, |peer| peer.ip())
+    }
+
     /// Where packets go, in UDP.
     pub fn peer(&self) -> Option<&OutboundPeer> {
         self.peer.as_deref()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::ids::{NextHopIndex, PortIndex};
+use crate::ids::{NextHopIndex, PortIndex, SaIndex};
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
 use crate::policy::compile::{Topology, compile_spd, endpoint_sets, local_addresses};
@@ -39,7 +39,7 @@ pub struct Plan {
     spd: Arc<Spd>,
     spis: Arc<SpiIndex>,
     ports: Vec<PortPlan>,
-    /// By `SaIndex`: the peer's outer address.
+    /// By `SaIndex`: the peer's outer address, where it is now.
     peers: Vec<IpAddr>,
     admin_prohibited: bool,
 }
@@ -104,6 +104,13 @@ impl Plan {
             spis: Arc::clone(&self.spis),
             next_hops: next_hops.into(),
             admin_prohibited: self.admin_prohibited,
+        }
+    }
+
+    /// Notes that the peer of the SA in `slot` is at `address` now. Tables that are compiled from then on lead there.
+    pub fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
+        if let Some(peer) = self.peers.get_mut(slot.index()) {
+            *peer = address;
         }
     }
 
