@@ -24,7 +24,7 @@ endif
 # To build; to make namespaces and interfaces; to send traffic and look at it; to check against another implementation.
 # Where one of several will do, they stand with a bar between them, the one to install first.
 PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpdk-dev dpdk dpdk-dev ca-certificates \
-            iproute2 ethtool util-linux \
+            iproute2 ethtool util-linux nftables conntrack \
             iputils-ping iperf3 tcpdump \
             python3-scapy python3-cryptography tshark
 

@@ -67,13 +67,21 @@ impl Testbed {
     /// # Errors
     /// What `tcpdump` said, where it does not start.
     pub fn capture(&self, snapshot: u32) -> Result<Capture> {
-        let file = self.dir().join("wire.pcap");
+        self.capture_at("w1", snapshot)
+    }
+
+    /// As [`Self::capture`], at the wire's end `w1`, towards the west, or `w2`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn capture_at(&self, end: &str, snapshot: u32) -> Result<Capture> {
+        let file = self.dir().join(format!("{end}.pcap"));
         let mut command = self.wire.command("tcpdump", "KILL");
         // Without -Z it changes to a user who may not write here. The buffer (KiB) holds several seconds of traffic.
         command
             .args([
                 "-i",
-                "w1",
+                end,
                 "-p",
                 "-n",
                 "-Z",

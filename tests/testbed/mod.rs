@@ -24,6 +24,7 @@
 mod capture;
 mod checks;
 mod gateway;
+mod nat;
 mod netns;
 pub mod router;
 mod spec;
@@ -44,6 +45,7 @@ pub use checks::{
     assert_wire_shows_only_esp, is_balanced, run_course, sa_packets, shows_inner_packet,
 };
 pub use gateway::{Exit, Gateway};
+pub use nat::{Nat, Outside};
 pub use netns::{Netns, command_line, run};
 pub use spec::{Cipher, Encapsulation, Family, PortKind, Site, TunnelSpec};
 pub use traffic::{Flow, Ping, PingResult, RunningPing, Throughput, Transport};

@@ -149,9 +149,10 @@ pub(super) fn build(bed: &Testbed) -> Result<()> {
         )?;
         address_host(host, host_interface, site, spec.static_neighbours)?;
     }
-    match bed.spec().router {
-        Some(_) => router::build(bed),
-        None => bridge(&bed.wire),
+    match (bed.spec().router, &bed.spec().nat) {
+        (Some(_), _) => router::build(bed),
+        (None, Some(nat)) => nat.build(bed),
+        (None, None) => bridge(&bed.wire),
     }
 }
 
@@ -233,12 +234,8 @@ fn address_host(host: &Netns, interface: &str, site: Site, static_neighbours: bo
             let all = [&["ip", "-n", host.name(), family.ip_option()], words].concat();
             run(&all).map(drop)
         };
-        let nodad: &[&str] = if family == Family::V6 {
-            &["nodad"]
-        } else {
-            &[]
-        };
-        ip(&[&["address", "add", &prefix, "dev", interface], nodad].concat())?;
+        let add = ["address", "add", &prefix, "dev", interface];
+        ip(&[&add[..], family.no_dad()].concat())?;
         if static_neighbours {
             ip(&[
                 "neighbour",

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Result, router};
+use super::{Failure, Nat, Result, router};
 
 /// SPI of what the west gateway sends.
 const WEST_TO_EAST_SPI: u32 = 0x1001;
@@ -120,6 +120,8 @@ pub struct TunnelSpec {
     pub admin_prohibited: bool,
     /// More tables of each site's policy.
     pub more: fn(Site) -> String,
+    /// Whether the west gateway is behind a NAT instead; for gateways with twins that find their neighbours themselves.
+    pub nat: Option<Nat>,
 }
 
 impl Default for TunnelSpec {
@@ -144,6 +146,7 @@ impl Default for TunnelSpec {
             clamp_mss: true,
             admin_prohibited: false,
             more: |_| String::new(),
+            nat: None,
         }
     }
 }
@@ -208,6 +211,14 @@ impl Family {
         match self {
             Self::V4 => "-4",
             Self::V6 => "-6",
+        }
+    }
+
+    /// What makes an address usable at once.
+    pub fn no_dad(self) -> &'static [&'static str] {
+        match self {
+            Self::V4 => &[],
+            Self::V6 => &["nodad"],
         }
     }
 
@@ -431,11 +442,15 @@ fn endpoints_text(site: Site, spec: &TunnelSpec, keys: &KeyFiles) -> String {
             spec.cipher.name, spec.esn
         )
     };
+    let (remote, of_nat) = match &spec.nat {
+        Some(nat) => (nat.remote(site, spec.outer), nat.endpoint_lines(site)),
+        None => (site.other().wan_address(spec.outer), String::new()),
+    };
     format!(
-        "\n[[tunnel.endpoints]]\nlocal = \"{}\"\nremote = \"{}\"\nencapsulation = {encapsulation:?}\nfragmentation = {:?}\nclamp_mss = {}\n\
+        "\n[[tunnel.endpoints]]\nlocal = \"{}\"\nremote = \"{}\"\nencapsulation = {encapsulation:?}\nfragmentation = {:?}\nclamp_mss = {}\n{of_nat}\
          \n[tunnel.endpoints.outbound]\n{}\n[tunnel.endpoints.inbound]\n{}window = {}\n",
         site.wan_address(spec.outer),
-        site.other().wan_address(spec.outer),
+        remote,
         spec.fragmentation,
         spec.clamp_mss,
         sa(site.outbound_spi(), outbound_key),
