@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 #[path = "policy/checks.rs"]
 mod checks;
+#[path = "policy/devices.rs"]
+mod devices;
 #[path = "policy/robust.rs"]
 mod robust;
 #[path = "policy/rules.rs"]

@@ -254,18 +254,24 @@ impl<'a> Value<'a> {
         number.map(|number| self.at(number))
     }
 
-    /// The elements of an array.
-    pub(super) fn list(&self, faults: &mut Faults<'_>) -> Option<Vec<Self>> {
-        let Some(array) = self.value.as_array() else {
-            self.wrong_type("a list", faults);
-            return None;
-        };
+    /// The elements of an array, if it is one; no complaint if not.
+    pub(super) fn as_list(&self) -> Option<Vec<Self>> {
         let element = |value: &'a Spanned<DeValue<'a>>| Self {
             key: self.key,
             span: value.span(),
             value: value.get_ref(),
         };
+        let array = self.value.as_array()?;
         Some(array.iter().map(element).collect())
+    }
+
+    /// The elements of an array.
+    pub(super) fn list(&self, faults: &mut Faults<'_>) -> Option<Vec<Self>> {
+        let list = self.as_list();
+        if list.is_none() {
+            self.wrong_type("a list", faults);
+        }
+        list
     }
 
     /// A table, written `[title]` or inline.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+mod device;
 mod diagnostic;
 mod file;
 mod gateway;

@@ -14,6 +14,7 @@ use crate::ids::{PortIndex, Spi};
 pub use crate::ipsec::outer::{
     DontFragment, Dscp, EcnMode, Encapsulation, Fragmentation, OuterHeader, SizeRules,
 };
+use crate::wire::vlan::VlanTags;
 
 /// One gateway: its ports, its static neighbours and routes, its tunnels.
 pub struct Policy {
@@ -59,6 +60,15 @@ pub enum Device {
     Virtual(String),
 }
 
+impl Device {
+    /// As DPDK has it.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Pci(text) | Self::Virtual(text) => text,
+        }
+    }
+}
+
 /// RFC 4301 section 3.1: clear text lives on the protected side, tunnels on the unprotected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
@@ -73,8 +83,10 @@ pub enum Side {
 pub struct Port {
     /// Its name in the file.
     pub name: String,
-    /// What DPDK opens.
+    /// What DPDK opens. Several ports may be on one device, with different tags.
     pub device: Device,
+    /// VLAN tags of its frames.
+    pub tags: VlanTags,
     /// Which side it faces.
     pub side: Side,
     /// The port that what enters here leaves by; on the other side, and its pair is this one.
@@ -83,7 +95,7 @@ pub struct Port {
     pub addresses: Vec<IpNet>,
     /// Largest IP packet, in bytes: 1280 to 9000.
     pub mtu: u16,
-    /// Queue pairs asked for; 1 to 64. The driver may offer fewer.
+    /// Queue pairs asked for, 1 to 64; those of its device. The driver may offer fewer.
     pub queues: u16,
     /// Whether it has a twin in the kernel, of its name: at most 15 characters then.
     pub host: bool,

@@ -6,27 +6,25 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::device::{self, DEVICE, MAX_QUEUES, Place, Placed, QUEUES, VLAN};
 use super::diagnostic::{Fault, Faults, quoted};
-use super::file::{At, Key, Span, Table, Value, closest};
-use super::model::{Device, Port, Side};
+use super::file::{At, Key, Span, Table, closest};
+use super::model::{Port, Side};
 use super::network;
 use crate::ids::PortIndex;
 
 const NAME: Key = Key::new("name", "name = \"lan\"");
-const DEVICE: Key = Key::new("device", "device = \"0000:3b:00.0\"");
 const SIDE: Key = Key::new("side", "side = \"protected\"");
 const PAIR: Key = Key::new("pair", "pair = \"wan\"");
 const ADDRESSES: Key = Key::new("addresses", "addresses = [\"192.0.2.1/24\"]");
 const MTU: Key = Key::new("mtu", "mtu = 1500");
-const QUEUES: Key = Key::new("queues", "queues = 1");
 const HOST: Key = Key::new("host", "host = false");
 const KEYS: &[&Key] = &[
-    &NAME, &DEVICE, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES, &HOST,
+    &NAME, &DEVICE, &VLAN, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES, &HOST,
 ];
 
-/// As many ports as DPDK is built for.
-const MAX_PORTS: usize = 32;
-const MAX_QUEUES: u16 = 64;
+/// Each worker has counters for every port, and the host side two rings.
+const MAX_PORTS: usize = 256;
 const DEFAULT_MTU: u16 = 1500;
 /// Longest name of an interface in Linux, in bytes.
 const MAX_INTERFACE_LEN: usize = 15;
@@ -34,12 +32,11 @@ const MAX_INTERFACE_LEN: usize = 15;
 /// One port as far as it could be read.
 struct Draft<'a> {
     name: Option<At<&'a str>>,
-    device: Option<At<Device>>,
+    place: Place,
     side: Option<At<Side>>,
     pair: Option<At<&'a str>>,
     addresses: Vec<At<IpNet>>,
     mtu: u16,
-    queues: u16,
     host: bool,
 }
 
@@ -48,6 +45,8 @@ pub(super) struct Ports<'a> {
     drafts: Vec<Draft<'a>>,
     by_name: HashMap<&'a str, PortIndex>,
     pairs: Vec<Option<PortIndex>>,
+    /// Of a device of which nothing is said.
+    default_queues: u16,
     /// Own addresses and where they stand.
     own: HashMap<IpAddr, Span>,
 }
@@ -55,22 +54,25 @@ pub(super) struct Ports<'a> {
 /// Reads every `[[port]]` and checks them against each other.
 pub(super) fn read<'a>(tables: &[Table<'a>], workers: usize, faults: &mut Faults<'_>) -> Ports<'a> {
     if let Some(extra) = tables.get(MAX_PORTS) {
-        let message = format!("this is port {}, and DPDK takes {MAX_PORTS}", MAX_PORTS + 1);
+        let message = format!(
+            "this is port {}, and a gateway takes {MAX_PORTS}",
+            MAX_PORTS + 1
+        );
         faults.add(Fault::new(&extra.span, message).help("remove ports, or split the gateway"));
     }
     let tables = tables.get(..MAX_PORTS).unwrap_or(tables);
-    let drafts: Vec<_> = tables
-        .iter()
-        .map(|table| draft(table, workers, faults))
-        .collect();
+    let drafts: Vec<_> = tables.iter().map(|table| draft(table, faults)).collect();
     let mut ports = Ports {
         by_name: HashMap::new(),
         pairs: Vec::new(),
+        default_queues: u16::try_from(workers)
+            .unwrap_or(MAX_QUEUES)
+            .clamp(1, MAX_QUEUES),
         own: HashMap::new(),
         drafts,
     };
     ports.check_names(faults);
-    ports.check_devices(faults);
+    device::check(ports.drafts.iter().map(|draft| &draft.place), faults);
     ports.check_addresses(faults);
     ports.pairs = ports.resolve_pairs(faults);
     ports.check_mutual(faults);
@@ -78,7 +80,7 @@ pub(super) fn read<'a>(tables: &[Table<'a>], workers: usize, faults: &mut Faults
     ports
 }
 
-fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draft<'a> {
+fn draft<'a>(table: &Table<'a>, faults: &mut Faults<'_>) -> Draft<'a> {
     const SIDES: &[(&str, Side)] = &[
         ("protected", Side::Protected),
         ("unprotected", Side::Unprotected),
@@ -88,12 +90,6 @@ fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draf
         &[("address", "write addresses = [\"192.0.2.1/24\"]")],
         faults,
     );
-    let default_queues = u16::try_from(workers)
-        .unwrap_or(MAX_QUEUES)
-        .clamp(1, MAX_QUEUES);
-    let queues = table
-        .find(&QUEUES)
-        .and_then(|value| value.number(1..=MAX_QUEUES, faults));
     let mtu = table
         .find(&MTU)
         .and_then(|value| value.number(1280..=9000, faults));
@@ -121,9 +117,7 @@ fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draf
     }
     Draft {
         name,
-        device: table
-            .need(&DEVICE, faults)
-            .and_then(|value| device(&value, faults)),
+        place: Place::read(table, faults),
         side: table
             .need(&SIDE, faults)
             .and_then(|value| network::choice(&value, SIDES, faults)),
@@ -135,64 +129,7 @@ fn draft<'a>(table: &Table<'a>, workers: usize, faults: &mut Faults<'_>) -> Draf
             .filter_map(|value| network::own_address(value, faults))
             .collect(),
         mtu: mtu.map_or(DEFAULT_MTU, |number| number.value),
-        queues: queues.map_or(default_queues, |number| number.value),
         host,
-    }
-}
-
-/// A PCI address, or a virtual device's name with its arguments.
-fn device(value: &Value<'_>, faults: &mut Faults<'_>) -> Option<At<Device>> {
-    let text = value.text(faults)?;
-    let device = match pci_address(text.value) {
-        Some(address) => Device::Pci(address),
-        None if is_virtual(text.value) => Device::Virtual(text.value.to_owned()),
-        None => {
-            let message = format!(
-                "{} is neither a PCI address nor a virtual device",
-                quoted(text.value)
-            );
-            let help = "write a PCI address, \"0000:3b:00.0\", or a DPDK device with a number, \
-                        \"net_af_packet0,iface=eth0\"";
-            faults.add(Fault::new(&text.span, message).help(help));
-            return None;
-        }
-    };
-    Some(At {
-        value: device,
-        span: text.span,
-    })
-}
-
-/// The full form, `0000:3b:00.0`, of a PCI address with or without its domain.
-fn pci_address(text: &str) -> Option<String> {
-    let hex = |digits: &str, len: usize| {
-        let good = digits.len() == len && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        good.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    let (rest, function) = text.rsplit_once('.')?;
-    let (rest, slot) = rest.rsplit_once(':')?;
-    let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0000", rest));
-    let (domain, bus) = (hex(domain, 4)?, hex(bus, 2)?);
-    let slot = hex(slot, 2).filter(|&slot| slot < 32)?;
-    let function = hex(function, 1).filter(|&function| function < 8)?;
-    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function}"))
-}
-
-fn is_virtual(text: &str) -> bool {
-    let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
-    let good_char = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.starts_with("net_")
-        && name.ends_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(good_char)
-        && name.len() <= 63
-        && !arguments.chars().any(char::is_control)
-}
-
-/// What DPDK knows a device by: its address, or its name without arguments.
-fn device_name(device: &Device) -> &str {
-    match device {
-        Device::Pci(address) => address,
-        Device::Virtual(text) => text.split(',').next().unwrap_or_default(),
     }
 }
 
@@ -264,29 +201,6 @@ impl<'a> Ports<'a> {
                         None => fault,
                     });
                 }
-            }
-        }
-    }
-
-    fn check_devices(&self, faults: &mut Faults<'_>) {
-        let mut seen: HashMap<&str, &Span> = HashMap::new();
-        for device in self.drafts.iter().filter_map(|draft| draft.device.as_ref()) {
-            let name = device_name(&device.value);
-            if let Some(first) = seen.get(name) {
-                let fault = Fault::new(&device.span, format!("two ports have the device {name}"));
-                let help = match &device.value {
-                    Device::Pci(_) => "give each port a device of its own",
-                    Device::Virtual(_) => {
-                        "give each virtual device a number of its own, before the comma"
-                    }
-                };
-                faults.add(
-                    fault
-                        .related(first, "the device is first given here")
-                        .help(help),
-                );
-            } else {
-                seen.insert(name, &device.span);
             }
         }
     }
@@ -383,10 +297,13 @@ impl<'a> Ports<'a> {
 
     /// The checked ports; `None` where something was wrong.
     pub(super) fn finish(self) -> Option<Vec<Port>> {
-        let checked = |(draft, pair): (Draft<'_>, Option<PortIndex>)| {
+        let places = self.drafts.iter().map(|draft| &draft.place);
+        let placed = device::finish(places, self.default_queues)?;
+        let checked = |((draft, place), pair): ((Draft<'_>, Placed), Option<PortIndex>)| {
             Some(Port {
                 name: draft.name?.value.to_owned(),
-                device: draft.device?.value,
+                device: place.device,
+                tags: place.tags,
                 side: draft.side?.value,
                 pair: pair?,
                 addresses: draft
@@ -395,44 +312,15 @@ impl<'a> Ports<'a> {
                     .map(|address| address.value)
                     .collect(),
                 mtu: draft.mtu,
-                queues: draft.queues,
+                queues: place.queues,
                 host: draft.host,
             })
         };
         self.drafts
             .into_iter()
+            .zip(placed)
             .zip(self.pairs)
             .map(checked)
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pci_addresses_are_completed() {
-        assert_eq!(pci_address("0000:3B:00.0").as_deref(), Some("0000:3b:00.0"));
-        assert_eq!(pci_address("3b:1f.7").as_deref(), Some("0000:3b:1f.7"));
-        for wrong in [
-            "3b:20.0",
-            "3b:00.8",
-            "3b:00",
-            "0000:3b:00.0,x=1",
-            "b:00.0",
-            "+b:00.0",
-        ] {
-            assert_eq!(pci_address(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn virtual_devices_have_a_number() {
-        assert!(is_virtual("net_af_packet0,iface=lan0"));
-        assert!(is_virtual("net_null1"));
-        for wrong in ["eth0", "net_tap", "net_tap0\n", "net-tap0", "net_tap0,a\tb"] {
-            assert!(!is_virtual(wrong), "{wrong}");
-        }
     }
 }

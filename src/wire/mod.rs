@@ -22,3 +22,4 @@ pub mod ipv6;
 pub mod rss;
 pub mod tcp;
 pub mod udp;
+pub mod vlan;

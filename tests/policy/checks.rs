@@ -3,19 +3,19 @@
 use super::{BASE, Site, lines};
 
 /// What is replaced in the base policy, by what, and what is said: the text of the line, and a part of message and help.
-struct Case {
+pub(super) struct Case {
     change: &'static [(&'static str, &'static str)],
     expected: &'static [(&'static str, &'static str)],
 }
 
-const fn case(
+pub(super) const fn case(
     change: &'static [(&'static str, &'static str)],
     expected: &'static [(&'static str, &'static str)],
 ) -> Case {
     Case { change, expected }
 }
 
-fn check(cases: &[Case]) {
+pub(super) fn check(cases: &[Case]) {
     let site = Site::new();
     for case in cases {
         let mut text = BASE.to_owned();
