@@ -41,6 +41,7 @@ reasons! {
         Runt = "runt", "Shorter than the headers it announces.";
         Chained = "chained", "Spread over several buffers, or a buffer somebody else holds too.";
         NotOurMac = "not-our-mac", "The destination MAC is neither this port's nor a group address.";
+        UnknownVlan = "unknown-vlan", "Its VLAN tags are those of no port of the device.";
         UnknownEtherType = "unknown-ethertype", "Neither IPv4, IPv6 nor ARP.";
         BadVersion = "bad-version", "The IP version does not match the EtherType, or the header length is impossible.";
         BadLength = "bad-length", "The IP length field does not fit the packet.";

@@ -67,6 +67,7 @@ fn ports(report: &PortsReport) -> String {
         "port",
         "side",
         "pair",
+        "vlan",
         "link",
         "mtu",
         "queues",
@@ -81,7 +82,7 @@ fn ports(report: &PortsReport) -> String {
         "mac",
         "driver",
     ];
-    let mut table = table(&head, &[4, 5, 7, 8, 9, 10, 11, 12, 13]);
+    let mut table = table(&head, &[5, 6, 8, 9, 10, 11, 12, 13, 14]);
     for port in &report.ports {
         let host = |of: fn(&HostReport) -> u64| {
             let host = port.host.as_ref();
@@ -91,6 +92,7 @@ fn ports(report: &PortsReport) -> String {
             port.name.clone(),
             port.side.clone(),
             port.pair.clone(),
+            vlan(&port.vlan),
             port.link.clone(),
             port.mtu.to_string(),
             port.queues.to_string(),
@@ -153,6 +155,14 @@ fn tunnels(report: &TunnelsReport) -> String {
         ]);
     }
     finish(&table)
+}
+
+fn vlan(tags: &[u16]) -> String {
+    if tags.is_empty() {
+        return "-".into();
+    }
+    let numbers: Vec<_> = tags.iter().map(u16::to_string).collect();
+    numbers.join(".")
 }
 
 fn sas(report: &SaReport) -> String {

@@ -35,6 +35,9 @@ pub struct PortReport {
     pub side: String,
     /// The port that what enters here leaves by.
     pub pair: String,
+    /// VLANs of its frames, from the outer tag to the inner one; none where they have no tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
     /// MAC address.
     pub mac: String,
     /// MTU in bytes.
@@ -56,7 +59,7 @@ pub struct PortReport {
     pub tx_packets: u64,
     /// Their bytes.
     pub tx_bytes: u64,
-    /// Frames the driver could not take in for want of buffers or queue room.
+    /// Frames the driver could not take in for want of buffers or queue room, of all ports of the device.
     pub rx_missed: u64,
     /// What went to its twin in the kernel and came from there, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

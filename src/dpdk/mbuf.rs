@@ -42,6 +42,14 @@ impl Mbuf<'_> {
         PortId(self.fields().port)
     }
 
+    /// Priority and number of the VLAN tag that the device took off the frame and put down beside it, where it did.
+    #[inline]
+    pub fn stripped_vlan(&self) -> Option<u16> {
+        let mbuf = self.fields();
+        let is_stripped = mbuf.ol_flags & u64::from(sys::RTE_MBUF_F_RX_VLAN_STRIPPED) != 0;
+        is_stripped.then_some(mbuf.vlan_tci)
+    }
+
     #[inline]
     fn fields(&self) -> &sys::rte_mbuf {
         // SAFETY: this value owns the mbuf (its invariant), so nobody writes it while `self` is borrowed.

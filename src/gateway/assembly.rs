@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use super::ports::{self, OpenPort};
+use super::ports::{self, OpenPort, Share};
 use crate::control::leases::{Leases, SaStart};
 use crate::control::peers::Peers;
 use crate::control::report::SaRow;
@@ -20,7 +20,7 @@ use crate::policy::model::{MacAddr, RuleAction};
 use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
-use crate::worker::datapath::{Lane, Shared, Worker};
+use crate::worker::datapath::{Shared, Worker};
 use crate::worker::host::HostRings;
 use crate::worker::remake::Remake;
 
@@ -81,14 +81,14 @@ pub fn assemble<'p>(
     let plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables(&[]))));
-    let lanes = ports::lanes(&policy, ports, started);
+    let shares = ports::shares(&policy, ports, started);
     let peers = Peers::new(&policy, Instant::now());
     let cores = policy.gateway.workers.clone();
     drop(policy);
     leases.tick(&shared.sad, &writer);
     let (workers, views) = {
         let remake = || Remake::new(pool, tsc_hz);
-        make_workers((readers, lanes, &cores), ports, &shared, remake)
+        make_workers((readers, shares, &cores), ports, &shared, remake)
     };
     Assembly {
         shared,
@@ -149,19 +149,16 @@ fn log_refused(row: &SaRow) {
 }
 
 fn make_workers<'p>(
-    (readers, lanes, cores): (Vec<Reader>, Vec<Vec<Lane<'p>>>, &[usize]),
+    (readers, shares, cores): (Vec<Reader>, Vec<Share<'p>>, &[usize]),
     ports: &[OpenPort],
     shared: &Arc<Shared<'p>>,
     remake: impl Fn() -> Remake<'p>,
 ) -> (Vec<(usize, Worker<'p>)>, Vec<WorkerView>) {
     let mut workers = Vec::new();
     let mut views = Vec::new();
-    for ((reader, lanes), core) in readers.into_iter().zip(lanes).zip(cores) {
-        let names: Vec<String> = lanes
-            .iter()
-            .map(|lane| ports::lane_name(lane, ports))
-            .collect();
-        if lanes.is_empty() {
+    for ((reader, share), core) in readers.into_iter().zip(shares).zip(cores) {
+        let names = share.names(ports);
+        if names.is_empty() {
             warn!(
                 core,
                 "this worker has no queue to poll and is not started: the ports offer too few queues"
@@ -175,10 +172,9 @@ fn make_workers<'p>(
             lanes: names,
             counters: Arc::clone(&counters),
         });
-        workers.push((
-            *core,
-            Worker::new(reader, Arc::clone(shared), lanes, counters, remake()),
-        ));
+        let mut worker = Worker::new(reader, Arc::clone(shared), share.lanes, counters, remake());
+        worker.trunks = share.trunks;
+        workers.push((*core, worker));
     }
     (workers, views)
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod assembly;
+mod devices;
 mod hops;
 mod keepalive;
 mod paths;
@@ -130,11 +131,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     let eal = Eal::init(&EalConfig {
         name: policy.gateway.name.clone(),
         memory_mib: policy.gateway.memory_mib,
-        devices: policy
-            .ports
-            .iter()
-            .map(|port| ports::dpdk_device(&port.device))
-            .collect(),
+        devices: ports::dpdk_devices(&policy),
     })?;
     info!(
         dpdk = crate::dpdk::eal::version(),
@@ -146,7 +143,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     let (opened, started) = ports::open(&eal, &policy, &pool, |port| {
         eal.port_by_device(&ports::dpdk_device(&port.device))
     })?;
-    ports::warn_of_one_queue(&policy, &started);
+    ports::warn_of_one_queue(&policy, &opened, &started);
     let result = Host::new(&twins(&policy, &opened), &pool)
         .map_err(GatewayError::from)
         .and_then(|host| {

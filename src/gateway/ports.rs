@@ -2,19 +2,22 @@
 
 use tracing::{info, warn};
 
+use super::devices::{Device, Devices};
 use crate::dpdk::eal::{self, Eal};
 use crate::dpdk::error::DpdkError;
 use crate::dpdk::mempool::Mempool;
-use crate::dpdk::port::{Port, PortSettings, RxQueue, StartedPort, TxQueue};
-use crate::ids::{PortId, PortIndex};
+use crate::dpdk::port::{Limits, Port, PortSettings, RxQueue, StartedPort, TxQueue};
+use crate::ids::{PortId, PortIndex, QueueId};
 use crate::meta::BURST;
 use crate::policy::Policy;
 use crate::policy::model::{self, MacAddr};
 use crate::policy::queues;
 use crate::wire::rss::{EspInput, RSS_KEY, Spreading};
+use crate::wire::vlan::VlanTags;
 use crate::worker::datapath::Lane;
 use crate::worker::reassembly::MOST_HELD;
 use crate::worker::remake::MOST_MADE;
+use crate::worker::trunk::{Member, Trunk};
 
 /// Descriptors asked for on each queue.
 const DESCRIPTORS: u16 = 1024;
@@ -46,8 +49,12 @@ pub struct OpenPort {
     pub mac: [u8; 6],
     /// Largest IP packet, in bytes.
     pub mtu: u16,
-    /// Queue pairs in use.
+    /// Queue pairs in use, of its device.
     pub queues: u16,
+    /// VLAN tags of its frames.
+    pub tags: VlanTags,
+    /// The place of its device among those that were started. Several ports may be on one.
+    pub started: usize,
 }
 
 /// The policy's device as DPDK's side has it.
@@ -58,12 +65,23 @@ pub(super) fn dpdk_device(device: &model::Device) -> eal::Device {
     }
 }
 
+/// Everything that EAL has to make a port of.
+pub(super) fn dpdk_devices(policy: &Policy) -> Vec<eal::Device> {
+    let devices = Devices::new(policy);
+    devices
+        .iter()
+        .map(|device| dpdk_device(&device.first().device))
+        .collect()
+}
+
 /// The pool that all ports share, large enough that no queue can starve another.
 ///
 /// # Errors
 /// [`DpdkError::Pool`] where memory is short.
 pub fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, DpdkError> {
-    let queues: u32 = policy.ports.iter().map(buffers_of_port).sum();
+    let devices = Devices::new(policy);
+    let first_ports = devices.iter().map(Device::first);
+    let queues: u32 = first_ports.map(buffers_of_device).sum();
     let workers = u32::try_from(policy.gateway.workers.len()).unwrap_or(u32::MAX);
     let burst = u32::try_from(BURST).unwrap_or(u32::MAX);
     let made = u32::try_from(MOST_MADE + MOST_HELD).unwrap_or(u32::MAX);
@@ -79,8 +97,8 @@ pub fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, Dpd
     Mempool::create(eal, "packets", count.max(needed), room, POOL_CACHE)
 }
 
-/// Buffers that a port's queues can hold at one time.
-fn buffers_of_port(port: &model::Port) -> u32 {
+/// Buffers that the queues of a port's device can hold at one time.
+fn buffers_of_device(port: &model::Port) -> u32 {
     let is_af_xdp =
         matches!(&port.device, model::Device::Virtual(name) if name.starts_with("net_af_xdp"));
     let per_queue = if is_af_xdp {
@@ -94,14 +112,21 @@ fn buffers_of_port(port: &model::Port) -> u32 {
 /// Buffers that drivers keep for good when their ports close: `net_af_xdp` empties neither its fill ring, 2,048 to a
 /// queue, nor what it has sent and not yet completed, as many at most. Their memory goes with EAL's.
 pub(super) fn kept_by_drivers(ports: &[OpenPort]) -> u32 {
+    let is_first = |at: &usize, port: &OpenPort| {
+        let same = |other: &OpenPort| other.started == port.started;
+        ports.iter().position(same) == Some(*at)
+    };
     ports
         .iter()
-        .filter(|port| port.driver == "net_af_xdp")
+        .enumerate()
+        .filter(|(at, port)| port.driver == "net_af_xdp" && is_first(at, port))
+        .map(|(_, port)| port)
         .map(|port| u32::from(port.queues) * AF_XDP_RINGS)
         .sum()
 }
 
-/// Opens, configures and starts every port; `find` says which of DPDK's ports one is.
+/// Opens, configures and starts every device; `find` says which of DPDK's ports that of a port is. Returns the ports, in
+/// declared order, and their devices.
 ///
 /// # Errors
 /// [`DpdkError`]; what was opened is closed again.
@@ -111,32 +136,32 @@ pub fn open<'e>(
     pool: &'e Mempool<'e>,
     find: impl Fn(&model::Port) -> Option<PortId>,
 ) -> Result<(Vec<OpenPort>, Vec<StartedPort<'e>>), DpdkError> {
+    let devices = Devices::new(policy);
     let mut closed = Vec::new();
-    for port in &policy.ports {
-        let id = find(port).ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
+    for device in devices.iter() {
+        let id = find(device.first()).ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
         let handle = Port::open(eal, id)?;
         let limits = handle.limits()?;
-        closed.push((port, handle, limits));
+        closed.push((device, handle, limits));
     }
-    // Both ports of a pair get as many queue pairs as both can have: a queue of one leads to the same queue of the other.
-    let offered: Vec<u16> = closed
+    // Devices that pairs join get as many queue pairs as all of them can have: a queue of one leads to the same queue of
+    // another.
+    let offered: Vec<(usize, u16)> = closed
         .iter()
-        .map(|(port, _, limits)| {
-            port.queues
-                .min(limits.max_rx_queues)
-                .min(limits.max_tx_queues)
-                .max(1)
+        .map(|(device, _, limits)| {
+            let asked = device.first().queues;
+            let both = limits.max_rx_queues.min(limits.max_tx_queues);
+            (device.group, asked.min(both).max(1))
         })
         .collect();
-    let mut open = Vec::new();
+    let mut open: Vec<Option<OpenPort>> = policy.ports.iter().map(|_| None).collect();
     let mut started = Vec::new();
-    for ((port, mut handle, limits), own) in closed.into_iter().zip(&offered) {
-        let queues = offered
-            .get(port.pair.index())
-            .map_or(*own, |other| *other.min(own));
+    for (device, mut handle, limits) in closed {
+        let of_group = offered.iter().filter(|(group, _)| *group == device.group);
+        let queues = of_group.map(|(_, queues)| *queues).min().unwrap_or(1);
         let settings = PortSettings {
-            name: port.name.clone(),
-            mtu: port.mtu,
+            name: device.names(),
+            mtu: mtu_of(device, &limits),
             rx_queues: queues,
             tx_queues: queues,
             rx_descriptors: DESCRIPTORS,
@@ -144,37 +169,60 @@ pub fn open<'e>(
         };
         handle.set_rss_key(&RSS_KEY);
         handle.configure(&settings, pool)?;
-        let mac = own_mac(handle.mac()?, open.len());
+        let mac = own_mac(handle.mac()?, started.len());
         let handle = handle.start()?;
         let functions = handle.rss().map(|rss| rss.functions.join(" "));
-        info!(
-            port = port.name,
-            driver = limits.driver,
-            mac = %MacAddr(mac),
-            queues,
-            mtu = port.mtu,
-            rss = functions.as_deref().unwrap_or("none"),
-            "port"
-        );
-        open.push(OpenPort {
-            name: port.name.clone(),
-            device: dpdk_device(&port.device).to_string(),
-            driver: limits.driver,
-            side: port.side,
-            pair: port.pair,
-            mac,
-            mtu: port.mtu,
-            queues,
-        });
+        for (index, port) in &device.ports {
+            info!(
+                port = port.name,
+                driver = limits.driver,
+                vlan = %port.tags,
+                mac = %MacAddr(mac),
+                queues,
+                mtu = port.mtu,
+                rss = functions.as_deref().unwrap_or("none"),
+                "port"
+            );
+            open[index.index()] = Some(OpenPort {
+                name: port.name.clone(),
+                device: dpdk_device(&port.device).to_string(),
+                driver: limits.driver.clone(),
+                side: port.side,
+                pair: port.pair,
+                mac,
+                mtu: port.mtu,
+                queues,
+                tags: port.tags,
+                started: started.len(),
+            });
+        }
         started.push(handle);
     }
-    Ok((open, started))
+    Ok((open.into_iter().flatten().collect(), started))
+}
+
+/// What the device is told of the largest packet: with tags where it takes that. Many do not count the first tag, and some,
+/// such as `net_af_packet`, take no more than a packet without.
+fn mtu_of(device: &Device<'_>, limits: &Limits) -> u16 {
+    let (ip, tagged) = (device.ip_mtu(), device.tagged_mtu());
+    let mtu = tagged.min(limits.max_mtu).max(ip);
+    if mtu < tagged {
+        warn!(
+            port = device.names(),
+            driver = limits.driver,
+            "the device takes an MTU of {} at most, without VLAN tags; where it drops the largest frames, lower the ports' mtu",
+            limits.max_mtu
+        );
+    }
+    mtu
 }
 
 /// Says where a split tunnel gains nothing for opening, since its SAs come to one queue.
-pub(super) fn warn_of_one_queue(policy: &Policy, started: &[StartedPort<'_>]) {
+pub(super) fn warn_of_one_queue(policy: &Policy, ports: &[OpenPort], started: &[StartedPort<'_>]) {
     for split in queues::split_sets(policy) {
-        let Some(rss) = started.get(split.port.index()).and_then(StartedPort::rss) else {
+        let device = ports.get(split.port.index()).map(|port| port.started);
+        let device = device.and_then(|device| started.get(device));
+        let Some(rss) = device.and_then(StartedPort::rss) else {
             continue;
         };
         // Which of the two inputs it is, the driver does not tell.
@@ -201,29 +249,76 @@ fn own_mac(found: [u8; 6], place: usize) -> [u8; 6] {
     [0x02, b's', b'i', b'm', high, low]
 }
 
-/// Deals the lanes out to the workers, evenly; queues of one port go to different workers where there are enough.
-pub(super) fn lanes<'p>(
+/// What one worker polls.
+#[derive(Default)]
+pub(super) struct Share<'p> {
+    pub(super) lanes: Vec<Lane<'p>>,
+    pub(super) trunks: Vec<Trunk<'p>>,
+}
+
+impl Share<'_> {
+    /// How many queues it polls, and how many of them `is_alike` picks.
+    fn load(&self, is_alike: impl Fn(&Lane<'_>) -> bool) -> (usize, usize) {
+        let of_trunks: usize = self.trunks.iter().map(Trunk::len).sum();
+        let alike = self.lanes.iter().filter(|lane| is_alike(lane)).count();
+        (self.lanes.len() + of_trunks, alike)
+    }
+
+    /// Its lanes and the ways of its trunks, for people.
+    pub(super) fn names(&self, ports: &[OpenPort]) -> Vec<String> {
+        let name = |index: PortIndex| {
+            ports
+                .get(index.index())
+                .map_or("?", |port| port.name.as_str())
+        };
+        let way = |from: PortIndex, queue: QueueId, to: PortIndex| {
+            format!("{} queue {} -> {}", name(from), queue.0, name(to))
+        };
+        let lanes = self.lanes.iter();
+        let lanes = lanes.map(|lane| way(lane.ingress, lane.rx.queue(), lane.egress));
+        let trunks = self.trunks.iter().flat_map(|trunk| {
+            let ways = trunk.ways();
+            ways.map(move |(from, to)| way(from, trunk.queue(), to))
+        });
+        lanes.chain(trunks).collect()
+    }
+}
+
+/// Queues of one device, of which each is handed out once.
+struct Queues<'p> {
+    rx: std::vec::IntoIter<RxQueue<'p>>,
+    tx: std::vec::IntoIter<TxQueue<'p>>,
+}
+
+/// Deals lanes and trunks out to the workers, evenly; queues of one port go to different workers where there are enough.
+pub(super) fn shares<'p>(
     policy: &Policy,
     ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
-) -> Vec<Vec<Lane<'p>>> {
-    let mut rx: Vec<std::vec::IntoIter<RxQueue<'p>>> = Vec::new();
-    let mut tx: Vec<std::vec::IntoIter<TxQueue<'p>>> = Vec::new();
-    for port in started {
-        let queues = port.queues();
-        rx.push(queues.rx.into_iter());
-        tx.push(queues.tx.into_iter());
-    }
-    let mut workers: Vec<Vec<Lane<'p>>> =
-        policy.gateway.workers.iter().map(|_| Vec::new()).collect();
+) -> Vec<Share<'p>> {
+    let devices = Devices::new(policy);
+    let mut queues: Vec<Queues<'p>> = started
+        .iter()
+        .map(|port| {
+            let queues = port.queues();
+            Queues {
+                rx: queues.rx.into_iter(),
+                tx: queues.tx.into_iter(),
+            }
+        })
+        .collect();
+    let mut shares: Vec<Share<'p>> = Vec::new();
+    shares.resize_with(policy.gateway.workers.len(), Share::default);
     let most = ports.iter().map(|port| port.queues).max().unwrap_or(0);
     for _ in 0..most {
-        for (at, port) in ports.iter().enumerate() {
-            let Ok(ingress) = u16::try_from(at).map(PortIndex) else {
+        for (ingress, port) in (0u16..).map(PortIndex).zip(ports) {
+            let group = devices.group_of(ingress);
+            if devices.is_tagged(group) {
                 continue;
-            };
-            let receive = rx.get_mut(at).and_then(Iterator::next);
-            let transmit = tx.get_mut(port.pair.index()).and_then(Iterator::next);
+            }
+            let egress = devices.of_port(port.pair);
+            let receive = queues[devices.of_port(ingress)].rx.next();
+            let transmit = queues[egress].tx.next();
             let (Some(rx), Some(tx)) = (receive, transmit) else {
                 continue;
             };
@@ -233,34 +328,44 @@ pub(super) fn lanes<'p>(
                 ingress,
                 egress: port.pair,
             };
-            let chosen = workers.iter_mut().min_by_key(|lanes| {
-                (
-                    lanes.len(),
-                    lanes
-                        .iter()
-                        .filter(|other| other.ingress == ingress)
-                        .count(),
-                )
-            });
-            if let Some(lanes) = chosen {
-                lanes.push(lane);
+            let alike = |share: &Share<'_>| share.load(|other| other.ingress == ingress);
+            if let Some(share) = shares.iter_mut().min_by_key(|share| alike(share)) {
+                share.lanes.push(lane);
+            }
+        }
+        for group in devices.groups() {
+            if let Some(trunk) = next_trunk(&devices, group, &mut queues)
+                && let Some(share) = shares.iter_mut().min_by_key(|share| share.load(|_| false))
+            {
+                share.trunks.push(trunk);
             }
         }
     }
-    workers
+    shares
 }
 
-/// A lane for people.
-pub(super) fn lane_name(lane: &Lane<'_>, ports: &[OpenPort]) -> String {
-    let name = |index: PortIndex| {
-        ports
-            .get(index.index())
-            .map_or("?", |port| port.name.as_str())
+/// The next queues of all devices of a group whose ports are told apart by tags.
+fn next_trunk<'p>(
+    devices: &Devices<'_>,
+    group: usize,
+    queues: &mut [Queues<'p>],
+) -> Option<Trunk<'p>> {
+    if !devices.is_tagged(group) {
+        return None;
+    }
+    let of_group = devices
+        .iter()
+        .zip(queues)
+        .filter(|(device, _)| device.group == group);
+    let link = |(device, queues): (&Device<'_>, &mut Queues<'p>)| {
+        let member = |(port, settings): &(PortIndex, &model::Port)| Member {
+            port: *port,
+            tags: settings.tags,
+            pair: settings.pair,
+        };
+        let members = device.ports.iter().map(member).collect();
+        Some((queues.rx.next()?, queues.tx.next()?, members))
     };
-    format!(
-        "{} queue {} -> {}",
-        name(lane.ingress),
-        lane.rx.queue().0,
-        name(lane.egress)
-    )
+    let links: Option<Vec<_>> = of_group.map(link).collect();
+    links.map(Trunk::new)
 }

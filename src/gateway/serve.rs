@@ -16,6 +16,7 @@ use crate::control::report::{
 };
 use crate::control::socket::ControlSocket;
 use crate::crypto::tier::Tier;
+use crate::dpdk::port::StartedPort;
 use crate::dpdk::rss::Rss;
 use crate::host::HostPort;
 use crate::ids::PortIndex;
@@ -56,7 +57,7 @@ pub(super) fn serve(
     options: &RunOptions,
     worker_gone: impl Fn() -> bool,
 ) -> Result<(), GatewayError> {
-    let mut links: Vec<Option<bool>> = control.started.iter().map(|_| None).collect();
+    let mut links: Vec<Option<bool>> = control.ports.iter().map(|_| None).collect();
     let mut looked = Instant::now()
         .checked_sub(LINK_INTERVAL)
         .unwrap_or_else(Instant::now);
@@ -87,9 +88,12 @@ pub(super) fn serve(
 }
 
 fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
-    let ports = control.ports.iter().zip(control.started);
-    for (((port, started), known), host) in ports.zip(links).zip(control.host.iter()) {
-        let Ok(link) = started.link() else { continue };
+    let ports = control.ports.iter().zip(links).zip(control.host.iter());
+    for ((port, known), host) in ports {
+        let started = control.started.get(port.started);
+        let Some(Ok(link)) = started.map(StartedPort::link) else {
+            continue;
+        };
         host.link_up.store(link.up, Ordering::Relaxed);
         if *known != Some(link.up) {
             *known = Some(link.up);
@@ -133,7 +137,10 @@ fn drops(control: &Control<'_, '_>) -> DropsReport {
 
 fn ports_report(control: &Control<'_, '_>) -> PortsReport {
     let mut report = PortsReport::default();
-    for ((index, port), started) in (0u16..).zip(control.ports).zip(control.started) {
+    for (index, port) in (0u16..).zip(control.ports) {
+        let Some(started) = control.started.get(port.started) else {
+            continue;
+        };
         let link = started.link().ok();
         let missed = started.stats().map_or(0, |stats| stats.rx_missed);
         let sum = |pick: fn(&crate::worker::counters::PortCounters) -> u64| {
@@ -150,6 +157,7 @@ fn ports_report(control: &Control<'_, '_>) -> PortsReport {
                 .ports
                 .get(port.pair.index())
                 .map_or_else(String::new, |pair| pair.name.clone()),
+            vlan: port.tags.numbers().collect(),
             mac: MacAddr(port.mac).to_string(),
             mtu: port.mtu,
             queues: port.queues,

@@ -1,7 +1,8 @@
 //! THE file: one poll of one worker, stage by stage.
 //!
 //! A worker owns lanes: a receive queue of one port and the transmit queue of the paired port that what enters there
-//! leaves by. Each poll takes one burst from each lane to its end. No heap, no lock, no system call, no panic.
+//! leaves by. Where ports share a device by VLAN tags, it owns trunks of queues instead (`worker/trunk.rs`). Each poll takes one
+//! burst from each lane to its end. No heap, no lock, no system call, no panic.
 
 use std::sync::Arc;
 
@@ -19,18 +20,21 @@ use crate::meta::{BURST, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
 use crate::rcu::{Reader, Slots};
+use crate::wire::vlan::VlanTags;
 use crate::worker::counters::WorkerCounters;
 use crate::worker::host::{HostRings, Ports, hand_over, is_for_host};
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::remake::{MOST_MADE, Remake};
 use crate::worker::stages::{View, process_burst};
+use crate::worker::trunk::Trunk;
+use crate::worker::vlan::tag;
 
 /// How often a burst is offered to a transmit queue that takes only part of it.
 const TX_ATTEMPTS: usize = 8;
 /// Bursts that a lane takes of what was made from one burst.
 const MADE_BURSTS: usize = MOST_MADE / BURST;
 /// The queue of each port that the host side's frames leave by, or come in by: one worker has it.
-const FOR_HOST: QueueId = QueueId(0);
+pub(super) const FOR_HOST: QueueId = QueueId(0);
 
 const _: () = assert!(CAPACITY == BURST);
 
@@ -64,6 +68,8 @@ pub struct Worker<'p> {
     pub shared: Arc<Shared<'p>>,
     /// Its lanes.
     pub lanes: Vec<Lane<'p>>,
+    /// Its queues of devices whose ports are told apart by VLAN tags.
+    pub trunks: Vec<Trunk<'p>>,
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
     id: WorkerId,
@@ -71,8 +77,9 @@ pub struct Worker<'p> {
 }
 
 /// Room for one burst.
-struct Scratch<'p> {
-    burst: Burst<'p>,
+pub(super) struct Scratch<'p> {
+    /// Empty between two bursts.
+    pub(super) burst: Burst<'p>,
     dead: Burst<'p>,
     remake: Remake<'p>,
     metas: [PacketMeta; BURST],
@@ -97,6 +104,7 @@ impl<'p> Worker<'p> {
             reader,
             shared,
             lanes,
+            trunks: Vec::new(),
             counters,
             id: WorkerId::new(),
             scratch,
@@ -121,6 +129,10 @@ impl<'p> Worker<'p> {
             let count = run_lane(lane, &mut self.scratch, round, probe);
             received = received.saturating_add(count);
         }
+        for trunk in &mut self.trunks {
+            let count = trunk.run(&mut self.scratch, round, probe);
+            received = received.saturating_add(count);
+        }
         let inbound = self.counters.direction(Side::Unprotected);
         self.scratch.remake.expire(inbound);
         let polls = if received == 0 {
@@ -135,12 +147,24 @@ impl<'p> Worker<'p> {
 
 /// What holds for one poll of all lanes.
 #[derive(Clone, Copy)]
-struct Round<'g, 'p> {
-    tables: &'g Tables,
+pub(super) struct Round<'g, 'p> {
+    pub(super) tables: &'g Tables,
     sad: SadView<'g>,
     shared: &'g Shared<'p>,
-    counters: &'g WorkerCounters,
+    pub(super) counters: &'g WorkerCounters,
     id: &'g WorkerId,
+}
+
+/// The way of what comes in by one port: where it leaves.
+pub(super) struct Way<'w, 'p> {
+    /// Filled.
+    pub(super) tx: &'w mut TxQueue<'p>,
+    /// The port it comes in by.
+    pub(super) ingress: PortIndex,
+    /// The port of `tx` it leaves by.
+    pub(super) egress: PortIndex,
+    /// The VLAN tags of that.
+    pub(super) tags: VlanTags,
 }
 
 fn run_lane<'p, P: Probe>(
@@ -149,60 +173,92 @@ fn run_lane<'p, P: Probe>(
     round: Round<'_, 'p>,
     probe: &mut P,
 ) -> usize {
-    let Round {
-        tables,
-        shared,
-        counters,
-        ..
-    } = round;
-    let (Some(ingress), Some(egress)) = (tables.port(lane.ingress), tables.port(lane.egress))
-    else {
-        return 0;
+    let mut way = Way {
+        tx: &mut lane.tx,
+        ingress: lane.ingress,
+        egress: lane.egress,
+        tags: VlanTags::NONE,
+    };
+    send_for_host(&mut way, scratch, round);
+    probe.begin();
+    if lane.rx.queue() == FOR_HOST {
+        let taken = take_from_host(&mut way, scratch, round, probe);
+        if taken > 0 {
+            return taken;
+        }
+    }
+    let received = lane.rx.rx_burst(&mut scratch.burst);
+    if received > 0 {
+        carry_all(&mut way, Origin::Wire, scratch, round, probe);
+    }
+    received
+}
+
+/// Takes what the host side wants taken as if `way.ingress` had received it, a burst at most, to its end; returns how many
+/// frames that were.
+#[inline]
+pub(super) fn take_from_host<'p, P: Probe>(
+    way: &mut Way<'_, 'p>,
+    scratch: &mut Scratch<'p>,
+    round: Round<'_, 'p>,
+    probe: &mut P,
+) -> usize {
+    let taken = match round.shared.host.to_take.get(way.ingress.index()) {
+        Some(frames) if !frames.is_empty() => fill_from(frames, &mut scratch.burst),
+        _ => 0,
+    };
+    if taken > 0 {
+        carry_all(way, Origin::Host, scratch, round, probe);
+    }
+    taken
+}
+
+/// Where frames come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The port received them.
+    Wire,
+    /// The host side made them.
+    Host,
+}
+
+/// Takes the frames of `scratch.burst` and what is made of them to their end.
+#[inline]
+pub(super) fn carry_all<'p, P: Probe>(
+    way: &mut Way<'_, 'p>,
+    origin: Origin,
+    scratch: &mut Scratch<'p>,
+    round: Round<'_, 'p>,
+    probe: &mut P,
+) {
+    let (tables, counters) = (round.tables, round.counters);
+    let (Some(ingress), Some(egress)) = (tables.port(way.ingress), tables.port(way.egress)) else {
+        scratch.burst.clear();
+        return;
     };
     let tables = (ingress, egress);
-    if lane.tx.queue() == FOR_HOST
-        && let Some(frames) = shared.host.to_send.get(lane.egress.index())
-        && !frames.is_empty()
-    {
-        send_for_host(lane, frames, &mut scratch.burst, counters);
-    }
-    probe.begin();
     let direction = counters.direction(ingress.side);
-    let received = match shared.host.to_take.get(lane.ingress.index()) {
-        Some(frames) if lane.rx.queue() == FOR_HOST && !frames.is_empty() => {
-            let taken = fill_from(frames, &mut scratch.burst);
-            direction.made.add(taken as u64);
-            taken
-        }
-        _ => {
-            let received = lane.rx.rx_burst(&mut scratch.burst);
-            if received > 0 {
-                count_rx(lane.ingress, ingress.side, &scratch.burst, counters);
-            }
-            received
-        }
-    };
-    if received == 0 {
-        return 0;
+    match origin {
+        Origin::Wire => count_rx(way.ingress, ingress.side, &scratch.burst, counters),
+        Origin::Host => direction.made.add(scratch.burst.len() as u64),
     }
     probe.mark(Stage::Rx);
-    carry(lane, scratch, tables, round, probe);
+    carry(way, scratch, tables, round, probe);
     // What was made of them goes the same way. What that makes again, a path that became narrower meanwhile, ends here.
     for _ in 0..MADE_BURSTS {
         let made = scratch.remake.fill(&mut scratch.burst);
         if made == 0 {
-            return received;
+            return;
         }
         direction.made.add(made as u64);
-        carry(lane, scratch, tables, round, probe);
+        carry(way, scratch, tables, round, probe);
     }
     scratch.remake.give_up(direction);
-    received
 }
 
 /// Takes the frames of `scratch.burst` to their end.
 fn carry<'p, P: Probe>(
-    lane: &mut Lane<'p>,
+    way: &mut Way<'_, 'p>,
     scratch: &mut Scratch<'p>,
     (ingress, egress): (&PortTable, &PortTable),
     round: Round<'_, 'p>,
@@ -232,11 +288,11 @@ fn carry<'p, P: Probe>(
     if !all_live {
         burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
     }
-    send(lane, ingress.side, burst, counters);
+    send(way, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
         let rest = (metas, dead);
-        bury(rest, lane, ingress.side, (round, remake));
+        bury(rest, way, ingress.side, (round, remake));
     }
     probe.mark(Stage::Count);
 }
@@ -245,13 +301,13 @@ fn carry<'p, P: Probe>(
 /// fates. `dead` holds the packets of `metas` that are not live, in order.
 fn bury<'p>(
     (metas, dead): (&mut [PacketMeta], &mut Burst<'p>),
-    lane: &mut Lane<'p>,
+    way: &mut Way<'_, 'p>,
     side: Side,
     (round, remake): (Round<'_, 'p>, &mut Remake<'p>),
 ) {
     let ports = Ports {
-        ingress: lane.ingress,
-        egress: lane.egress,
+        ingress: way.ingress,
+        egress: way.egress,
         side,
         admin_prohibited: round.tables.admin_prohibited,
     };
@@ -267,7 +323,7 @@ fn bury<'p>(
             let Some(mbuf) = dead.pop() else { break };
             match meta.fate {
                 Fate::Aside(reason) => remake.take(mbuf, (reason, meta.seq), direction, |made| {
-                    send(lane, side, made, counters);
+                    send(way, side, made, counters);
                 }),
                 _ => hand_over(mbuf, meta, ports, &round.shared.host),
             }
@@ -290,45 +346,83 @@ fn count_rx(port: PortIndex, side: Side, burst: &Burst<'_>, counters: &WorkerCou
 }
 
 /// Offers the burst to the transmit queue until it is taken or the attempts are used up; drops the rest as `TxFull`.
-fn send(lane: &mut Lane<'_>, side: Side, burst: &mut Burst<'_>, counters: &WorkerCounters) {
+fn send(way: &mut Way<'_, '_>, side: Side, burst: &mut Burst<'_>, counters: &WorkerCounters) {
+    let direction = counters.direction(side);
+    if !way.tags.is_empty() {
+        direction.add_drops(DropReason::NoRoom, tag_burst(burst, way.tags));
+    }
     let (packets, bytes) = (burst.len() as u64, total_bytes(burst));
     for _ in 0..TX_ATTEMPTS {
         if burst.is_empty() {
             break;
         }
-        lane.tx.tx_burst(burst);
+        way.tx.tx_burst(burst);
     }
     // Mostly none, so that the sum is over nothing.
     let (left, left_bytes) = (burst.len() as u64, total_bytes(burst));
     burst.clear();
     let sent = packets.wrapping_sub(left);
-    let direction = counters.direction(side);
     direction.sent.add(sent);
     direction.add_drops(DropReason::TxFull, left);
-    if let Some(counters) = counters.port(lane.egress) {
+    if let Some(counters) = counters.port(way.egress) {
+        let tags = sent.wrapping_mul(way.tags.len() as u64);
+        let bytes = bytes.wrapping_sub(left_bytes).wrapping_sub(tags);
         counters.tx_packets.add(sent);
-        counters.tx_bytes.add(bytes.wrapping_sub(left_bytes));
+        counters.tx_bytes.add(bytes);
+    }
+}
+
+/// Puts `tags` into the frames of a burst; returns how many had no room for them and are gone.
+#[inline(never)]
+fn tag_burst(burst: &mut Burst<'_>, tags: VlanTags) -> u64 {
+    let mut rest = Burst::new();
+    let mut tagged = [true; BURST];
+    for (packet, tagged) in burst.iter_mut().zip(&mut tagged) {
+        *tagged = tag(packet, tags);
+    }
+    if tagged.iter().all(|tagged| *tagged) {
+        return 0;
+    }
+    burst.sift(|at| tagged.get(at).is_some_and(|tagged| *tagged), &mut rest) as u64
+}
+
+/// Sends what the host side wants sent by `way.egress`, where its first queue is filled here.
+#[inline]
+pub(super) fn send_for_host<'p>(
+    way: &mut Way<'_, 'p>,
+    scratch: &mut Scratch<'p>,
+    round: Round<'_, 'p>,
+) {
+    if way.tx.queue() == FOR_HOST
+        && let Some(frames) = round.shared.host.to_send.get(way.egress.index())
+        && !frames.is_empty()
+    {
+        send_frames(way, frames, &mut scratch.burst, round.counters);
     }
 }
 
 /// Sends frames of the host's own, a burst at most. What the transmit queue does not take is dropped, as a kernel would.
 #[cold]
-fn send_for_host<'p>(
-    lane: &mut Lane<'p>,
+fn send_frames<'p>(
+    way: &mut Way<'_, 'p>,
     frames: &ArrayQueue<Mbuf<'p>>,
     burst: &mut Burst<'p>,
     counters: &WorkerCounters,
 ) {
     let packets = fill_from(frames, burst) as u64;
+    let mut left = 0;
+    if !way.tags.is_empty() {
+        left = tag_burst(burst, way.tags);
+    }
     for _ in 0..TX_ATTEMPTS {
         if burst.is_empty() {
             break;
         }
-        lane.tx.tx_burst(burst);
+        way.tx.tx_burst(burst);
     }
-    let left = burst.len() as u64;
+    left = left.saturating_add(burst.len() as u64);
     burst.clear();
-    if let Some(counters) = counters.port(lane.egress) {
+    if let Some(counters) = counters.port(way.egress) {
         counters.from_host.add(packets.wrapping_sub(left));
         counters.from_host_dropped.add(left);
     }

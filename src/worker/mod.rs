@@ -32,3 +32,6 @@ pub mod remake;
 #[cfg(feature = "dpdk")]
 pub mod run;
 pub mod stages;
+#[cfg(feature = "dpdk")]
+pub mod trunk;
+pub mod vlan;

@@ -11,6 +11,8 @@ use crate::policy::tables::PortTable;
 use crate::wire::ether::{self, EtherHeader};
 use crate::wire::ipv4::{self, Ipv4Header, PlainFrame};
 use crate::wire::ipv6::{self, Ipv6Header};
+use crate::wire::vlan::VlanTags;
+use crate::worker::vlan::untag;
 
 /// Parses every packet of a burst.
 ///
@@ -24,7 +26,11 @@ pub fn parse_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], po
             continue;
         }
         *meta = PacketMeta::NEW;
-        if let Err(reason) = parse(packet, meta, port) {
+        let outcome = match parse(packet, meta, port) {
+            Err(DropReason::UnknownEtherType) => parse_tagged(packet, meta, port),
+            outcome => outcome,
+        };
+        if let Err(reason) = outcome {
             meta.kill(reason);
         }
     }
@@ -84,6 +90,19 @@ fn parse<B: PacketBuf>(
     }
     meta.inner_len = u16::try_from(total_len).map_err(|_| DropReason::BadLength)?;
     Ok(())
+}
+
+/// A frame with a tag of number 0 has a priority and is in no VLAN (IEEE 802.1Q clause 9.6).
+#[cold]
+fn parse_tagged<B: PacketBuf>(
+    packet: &mut B,
+    meta: &mut PacketMeta,
+    port: &PortTable,
+) -> Result<(), DropReason> {
+    match untag(packet, None)? {
+        VlanTags::NONE => parse(packet, meta, port),
+        _ => Err(DropReason::UnknownVlan),
+    }
 }
 
 fn parse_v4(data: &[u8], meta: &mut PacketMeta, is_group: bool) -> Result<usize, DropReason> {
