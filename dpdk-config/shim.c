@@ -48,6 +48,20 @@ uint64_t gw_tsc(void)
 	return rte_rdtsc();
 }
 
+/* For drivers: exported, but in no header that is installed. */
+struct rte_eth_dev *rte_eth_dev_allocated(const char *name);
+int rte_eth_dev_callback_process(struct rte_eth_dev *dev, enum rte_eth_event_type event, void *ret_param);
+
+int gw_tell_link(uint16_t port)
+{
+	char name[RTE_ETH_NAME_MAX_LEN];
+	struct rte_eth_dev *dev = NULL;
+
+	if (rte_eth_dev_get_name_by_port(port, name) == 0)
+		dev = rte_eth_dev_allocated(name);
+	return dev == NULL ? -1 : rte_eth_dev_callback_process(dev, RTE_ETH_EVENT_INTR_LSC, NULL);
+}
+
 uint16_t gw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_rx_burst(port, queue, mbufs, count);

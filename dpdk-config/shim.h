@@ -17,6 +17,8 @@ unsigned int gw_lcore_id(void);
 /* Sends DPDK's log to stderr, and no longer to syslog as well. */
 int gw_log_to_stderr(void);
 uint64_t gw_tsc(void);
+/* Tells whoever registered for it that the link of a port changed, as its driver should. */
+int gw_tell_link(uint16_t port);
 uint16_t gw_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t gw_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 /*

@@ -29,6 +29,9 @@ pub struct PortReport {
     pub name: String,
     /// Device as the policy has it.
     pub device: String,
+    /// Members, where the device is a bond.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
     /// DPDK driver.
     pub driver: String,
     /// `protected` or `unprotected`.

@@ -40,6 +40,7 @@
 //! }
 //! ```
 
+mod bond;
 pub mod burst;
 pub mod eal;
 pub mod error;

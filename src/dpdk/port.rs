@@ -7,6 +7,7 @@ use std::ptr;
 
 use crate::ids::{PortId, QueueId};
 
+use super::bond::{Member, narrow};
 use super::burst::Burst;
 use super::eal::Eal;
 use super::error::{DpdkError, Errno};
@@ -97,6 +98,8 @@ struct Handle<'eal> {
     eal: &'eal Eal,
     started: bool,
     promiscuous: bool,
+    /// Valid ports too, marked as open: what a bond bonds, and what it configures, starts and stops.
+    members: Vec<Member>,
 }
 
 /// A port that is open and does not run yet. Dropping it closes it.
@@ -131,6 +134,7 @@ impl<'eal> Port<'eal> {
                 eal,
                 started: false,
                 promiscuous: false,
+                members: Vec::new(),
             },
             configured: None,
             queues: (0, 0),
@@ -141,6 +145,17 @@ impl<'eal> Port<'eal> {
     /// DPDK's number for it.
     pub fn id(&self) -> PortId {
         self.handle.id
+    }
+
+    /// Says that this port is a bond, and that `id`, which no one else has open, is one of its members. It configures them and
+    /// can do what all of them can; they are closed after it.
+    ///
+    /// # Errors
+    /// [`DpdkError::NoSuchPort`], [`DpdkError::PortTaken`].
+    pub fn add_member(&mut self, id: PortId) -> Result<(), DpdkError> {
+        self.handle.eal.take_port(id)?;
+        self.handle.members.push(Member::new(id));
+        Ok(())
     }
 
     /// What the driver can do.
@@ -254,7 +269,14 @@ impl<'eal> Port<'eal> {
                 room: pool.data_room(),
             });
         }
-        if limits.driver == "net_af_xdp" && !pool.is_one_piece() {
+        let members = self.handle.members.iter();
+        let members: Result<Vec<_>, _> = members.map(|member| dev_info(member.id)).collect();
+        let all_limits = members?.iter().map(Limits::new).collect::<Vec<_>>();
+        let any_af_xdp = all_limits
+            .iter()
+            .chain([limits])
+            .any(|limits| limits.driver == "net_af_xdp");
+        if any_af_xdp && !pool.is_one_piece() {
             return Err(DpdkError::PoolInPieces(settings.name.clone()));
         }
         Ok(())
@@ -380,20 +402,17 @@ impl StartedPort<'_> {
         self.handle.mac()
     }
 
-    /// The link as it is; does not wait for one that is coming up.
+    /// The link as it is; does not wait for one that is coming up. To be asked of a bond now and then: some drivers,
+    /// `net_tap` among them, promise to say when their link changes and do not, so the bond is told here what became of its
+    /// members' links.
     ///
     /// # Errors
     /// [`DpdkError::Call`] where the driver does not say.
     pub fn link(&self) -> Result<Link, DpdkError> {
-        let mut link = sys::rte_eth_link::default();
-        // SAFETY: the handle holds a valid port, on EAL's thread, and `link` is ours.
-        let done = unsafe { sys::rte_eth_link_get_nowait(self.handle.id.0, &raw mut link) };
-        DpdkError::check(done, "rte_eth_link_get_nowait", || self.handle.describe())?;
-        let known = link.link_speed != 0 && link.link_speed != sys::RTE_ETH_SPEED_NUM_UNKNOWN;
-        Ok(Link {
-            up: link.link_status() != 0,
-            speed_mbps: known.then_some(link.link_speed),
-        })
+        for member in &self.handle.members {
+            member.tell_link(link_of(member.id)?);
+        }
+        link_of(self.handle.id)
     }
 
     /// The driver's counters.
@@ -565,11 +584,12 @@ impl Handle<'_> {
         format!("port {}", self.id.0)
     }
 
+    /// A bond that is not configured yet says that it can do everything, so its members are asked as well.
     fn dev_info(&self) -> Result<sys::rte_eth_dev_info, DpdkError> {
-        let mut device = sys::rte_eth_dev_info::default();
-        // SAFETY: the handle holds a valid port, on EAL's thread, and `device` is ours.
-        let done = unsafe { sys::rte_eth_dev_info_get(self.id.0, &raw mut device) };
-        DpdkError::check(done, "rte_eth_dev_info_get", || self.describe())?;
+        let mut device = dev_info(self.id)?;
+        for member in &self.members {
+            narrow(&mut device, &dev_info(member.id)?);
+        }
         Ok(device)
     }
 
@@ -594,16 +614,41 @@ impl Drop for Handle<'_> {
             // `StartedPort` that this handle is in.
             unsafe { sys::rte_eth_dev_stop(self.id.0) };
         }
-        // SAFETY: the port is stopped, and this is the only handle to it.
-        if unsafe { sys::rte_eth_dev_close(self.id.0) } == 0 {
-            self.eal.release_port(self.id);
+        // A bond leaves its members stopped, and they are still there.
+        let members = self.members.drain(..).map(|member| member.id);
+        for id in std::iter::once(self.id).chain(members) {
+            // SAFETY: the port is stopped, and this is the only handle to it.
+            if unsafe { sys::rte_eth_dev_close(id.0) } == 0 {
+                self.eal.release_port(id);
+            }
         }
     }
 }
 
+/// What the driver of a port that a handle holds says of it, on EAL's thread.
+fn dev_info(id: PortId) -> Result<sys::rte_eth_dev_info, DpdkError> {
+    let mut device = sys::rte_eth_dev_info::default();
+    // SAFETY: DPDK checks the number, and `device` is ours.
+    let done = unsafe { sys::rte_eth_dev_info_get(id.0, &raw mut device) };
+    DpdkError::check(done, "rte_eth_dev_info_get", || format!("port {}", id.0))?;
+    Ok(device)
+}
+
+fn link_of(id: PortId) -> Result<Link, DpdkError> {
+    let mut link = sys::rte_eth_link::default();
+    // SAFETY: DPDK checks the number, and `link` is ours.
+    let done = unsafe { sys::rte_eth_link_get_nowait(id.0, &raw mut link) };
+    DpdkError::check(done, "rte_eth_link_get_nowait", || format!("port {}", id.0))?;
+    let known = link.link_speed != 0 && link.link_speed != sys::RTE_ETH_SPEED_NUM_UNKNOWN;
+    Ok(Link {
+        up: link.link_status() != 0,
+        speed_mbps: known.then_some(link.link_speed),
+    })
+}
+
 /// What `rte_eth_dev_configure` holds an MTU against: the driver's own limit, and its longest frame. What a frame has
 /// around its packet is the difference of the two if the driver gives both, else a header and a checksum.
-fn max_mtu(device: &sys::rte_eth_dev_info) -> u16 {
+pub(super) fn max_mtu(device: &sys::rte_eth_dev_info) -> u16 {
     let own = u32::from(device.max_mtu);
     let longest = device.max_rx_pktlen;
     let around = if device.max_mtu != u16::MAX && longest > own {
@@ -631,7 +676,7 @@ fn check_queues(settings: &PortSettings, limits: &Limits) -> Result<(), DpdkErro
 }
 
 /// `wanted` brought within what the driver takes. Limits of 0 mean that it does not care.
-fn within(wanted: u16, limits: &sys::rte_eth_desc_lim) -> u16 {
+pub(super) fn within(wanted: u16, limits: &sys::rte_eth_desc_lim) -> u16 {
     let most = if limits.nb_max == 0 {
         u16::MAX
     } else {

@@ -141,7 +141,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     );
     let pool = ports::create_pool(&eal, &policy)?;
     let (opened, started) = ports::open(&eal, &policy, &pool, |port| {
-        eal.port_by_device(&ports::dpdk_device(&port.device))
+        eal.port_by_device(&ports::dpdk_device(port))
     })?;
     ports::warn_of_one_queue(&policy, &opened, &started);
     let result = Host::new(&twins(&policy, &opened), &pool)
@@ -154,7 +154,8 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     drop(started);
     let mut ending = result?;
     ending.pool_size = pool.size();
-    let (out, kept) = (pool.in_use(), ports::kept_by_drivers(&opened));
+    let kept = opened.iter().map(|port| port.kept).sum();
+    let out = pool.in_use();
     ending.pool_missing = out.saturating_sub(kept);
     if out == 0 {
         info!(

@@ -39,6 +39,8 @@ pub struct OpenPort {
     pub name: String,
     /// Device in the policy.
     pub device: String,
+    /// Where it is a bond, its members.
+    pub members: Vec<String>,
     /// DPDK driver.
     pub driver: String,
     /// Which side it faces.
@@ -55,23 +57,40 @@ pub struct OpenPort {
     pub tags: VlanTags,
     /// The place of its device among those that were started. Several ports may be on one.
     pub started: usize,
+    /// Buffers that the driver of its device keeps for good when it closes; counted once for each device.
+    pub(super) kept: u32,
 }
 
-/// The policy's device as DPDK's side has it.
-pub(super) fn dpdk_device(device: &model::Device) -> eal::Device {
+/// The device of a port as DPDK's side has it: that of a bond with its members, by DPDK 22.11's name for them.
+pub(super) fn dpdk_device(port: &model::Port) -> eal::Device {
+    match as_dpdk(&port.device) {
+        eal::Device::Virtual(mut text) => {
+            for member in &port.members {
+                text.push_str(",slave=");
+                text.push_str(member.name());
+            }
+            eal::Device::Virtual(text)
+        }
+        pci @ eal::Device::Pci(_) => pci,
+    }
+}
+
+fn as_dpdk(device: &model::Device) -> eal::Device {
     match device {
         model::Device::Pci(address) => eal::Device::Pci(address.clone()),
         model::Device::Virtual(text) => eal::Device::Virtual(text.clone()),
     }
 }
 
-/// Everything that EAL has to make a port of.
+/// Everything that EAL has to make a port of, members of bonds before them.
 pub(super) fn dpdk_devices(policy: &Policy) -> Vec<eal::Device> {
     let devices = Devices::new(policy);
-    devices
-        .iter()
-        .map(|device| dpdk_device(&device.first().device))
-        .collect()
+    let of_device = |device: &Device<'_>| {
+        let port = device.first();
+        let members = port.members.iter().map(as_dpdk);
+        members.chain([dpdk_device(port)]).collect::<Vec<_>>()
+    };
+    devices.iter().flat_map(of_device).collect()
 }
 
 /// The pool that all ports share, large enough that no queue can starve another.
@@ -97,32 +116,37 @@ pub fn create_pool<'e>(eal: &'e Eal, policy: &Policy) -> Result<Mempool<'e>, Dpd
     Mempool::create(eal, "packets", count.max(needed), room, POOL_CACHE)
 }
 
-/// Buffers that the queues of a port's device can hold at one time.
+/// Buffers that the queues of a port's device can hold at one time, and those of a bond's members.
 fn buffers_of_device(port: &model::Port) -> u32 {
-    let is_af_xdp =
-        matches!(&port.device, model::Device::Virtual(name) if name.starts_with("net_af_xdp"));
-    let per_queue = if is_af_xdp {
-        AF_XDP_RINGS
-    } else {
-        u32::from(DESCRIPTORS) * 2
+    let of_one = |device: &model::Device| {
+        if is_af_xdp(device) {
+            AF_XDP_RINGS
+        } else {
+            u32::from(DESCRIPTORS) * 2
+        }
     };
+    let per_queue: u32 = real_devices(port).map(of_one).sum();
     u32::from(port.queues).saturating_mul(per_queue)
 }
 
-/// Buffers that drivers keep for good when their ports close: `net_af_xdp` empties neither its fill ring, 2,048 to a
+/// Buffers that drivers keep for good when a port's device closes: `net_af_xdp` empties neither its fill ring, 2,048 to a
 /// queue, nor what it has sent and not yet completed, as many at most. Their memory goes with EAL's.
-pub(super) fn kept_by_drivers(ports: &[OpenPort]) -> u32 {
-    let is_first = |at: &usize, port: &OpenPort| {
-        let same = |other: &OpenPort| other.started == port.started;
-        ports.iter().position(same) == Some(*at)
-    };
-    ports
-        .iter()
-        .enumerate()
-        .filter(|(at, port)| port.driver == "net_af_xdp" && is_first(at, port))
-        .map(|(_, port)| port)
-        .map(|port| u32::from(port.queues) * AF_XDP_RINGS)
+fn kept_by_drivers(port: &model::Port, queues: u16) -> u32 {
+    let of_one = |_| u32::from(queues) * AF_XDP_RINGS;
+    real_devices(port)
+        .filter(|device| is_af_xdp(device))
+        .map(of_one)
         .sum()
+}
+
+/// The device of a port, or those that it bonds.
+fn real_devices(port: &model::Port) -> impl Iterator<Item = &model::Device> {
+    let own = port.members.is_empty().then_some(&port.device);
+    own.into_iter().chain(&port.members)
+}
+
+fn is_af_xdp(device: &model::Device) -> bool {
+    device.name().starts_with("net_af_xdp")
 }
 
 /// Opens, configures and starts every device; `find` says which of DPDK's ports that of a port is. Returns the ports, in
@@ -140,7 +164,11 @@ pub fn open<'e>(
     let mut closed = Vec::new();
     for device in devices.iter() {
         let id = find(device.first()).ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?;
-        let handle = Port::open(eal, id)?;
+        let mut handle = Port::open(eal, id)?;
+        for member in &device.first().members {
+            let id = eal.port_by_device(&as_dpdk(member));
+            handle.add_member(id.ok_or(DpdkError::NoSuchPort(PortId(u16::MAX)))?)?;
+        }
         let limits = handle.limits()?;
         closed.push((device, handle, limits));
     }
@@ -172,33 +200,50 @@ pub fn open<'e>(
         let mac = own_mac(handle.mac()?, started.len());
         let handle = handle.start()?;
         let functions = handle.rss().map(|rss| rss.functions.join(" "));
-        for (index, port) in &device.ports {
-            info!(
-                port = port.name,
-                driver = limits.driver,
-                vlan = %port.tags,
-                mac = %MacAddr(mac),
-                queues,
-                mtu = port.mtu,
-                rss = functions.as_deref().unwrap_or("none"),
-                "port"
-            );
+        let rss = functions.as_deref().unwrap_or("none");
+        for (at, (index, port)) in device.ports.iter().enumerate() {
+            let (driver, vlan, mtu) = (&limits.driver, port.tags, port.mtu);
+            info!(port = port.name, driver, %vlan, mac = %MacAddr(mac), queues, mtu, rss, "port");
             open[index.index()] = Some(OpenPort {
-                name: port.name.clone(),
-                device: dpdk_device(&port.device).to_string(),
-                driver: limits.driver.clone(),
-                side: port.side,
-                pair: port.pair,
+                driver: driver.clone(),
                 mac,
-                mtu: port.mtu,
                 queues,
-                tags: port.tags,
                 started: started.len(),
+                kept: if at == 0 {
+                    kept_by_drivers(port, queues)
+                } else {
+                    0
+                },
+                ..OpenPort::declared(port)
             });
         }
         started.push(handle);
     }
     Ok((open.into_iter().flatten().collect(), started))
+}
+
+impl OpenPort {
+    /// As far as the policy says what it is.
+    fn declared(port: &model::Port) -> Self {
+        Self {
+            name: port.name.clone(),
+            device: port.device.text().to_owned(),
+            members: port
+                .members
+                .iter()
+                .map(|member| member.text().to_owned())
+                .collect(),
+            driver: String::new(),
+            side: port.side,
+            pair: port.pair,
+            mac: [0; 6],
+            mtu: port.mtu,
+            queues: 0,
+            tags: port.tags,
+            started: 0,
+            kept: 0,
+        }
+    }
 }
 
 /// What the device is told of the largest packet: with tags where it takes that. Many do not count the first tag, and some,

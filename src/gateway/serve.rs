@@ -151,6 +151,7 @@ fn ports_report(control: &Control<'_, '_>) -> PortsReport {
         report.ports.push(PortReport {
             name: port.name.clone(),
             device: port.device.clone(),
+            members: port.members.clone(),
             driver: port.driver.clone(),
             side: side_name(port.side).into(),
             pair: control

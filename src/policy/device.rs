@@ -1,7 +1,8 @@
-//! What a port is on: a device, and VLAN tags where several ports share one.
+//! What a port is on: a device, a bond's members, and VLAN tags where several ports share one.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value};
@@ -9,10 +10,12 @@ use super::model::Device;
 use crate::wire::vlan::{VlanId, VlanTags};
 
 pub(super) const DEVICE: Key = Key::new("device", "device = \"0000:3b:00.0\"");
+pub(super) const MEMBERS: Key =
+    Key::new("members", "members = [\"0000:3b:00.0\", \"0000:3b:00.1\"]");
 pub(super) const VLAN: Key = Key::new("vlan", "vlan = 100");
 pub(super) const QUEUES: Key = Key::new("queues", "queues = 1");
 
-/// As many devices as DPDK is built for.
+/// As many devices as DPDK is built for, members of bonds included.
 const MAX_DEVICES: usize = 32;
 /// Most queue pairs of a device.
 pub(super) const MAX_QUEUES: u16 = 64;
@@ -20,6 +23,8 @@ pub(super) const MAX_QUEUES: u16 = 64;
 /// What one port says of its device.
 pub(super) struct Place {
     pub(super) device: Option<At<Device>>,
+    /// `None` where nothing is said.
+    members: Option<At<Vec<At<Device>>>>,
     /// `None` where they could not be read. Without the key the span is the device's.
     tags: Option<At<VlanTags>>,
     /// `None` where nothing is said.
@@ -29,6 +34,7 @@ pub(super) struct Place {
 /// What a port is on.
 pub(super) struct Placed {
     pub(super) device: Device,
+    pub(super) members: Vec<Device>,
     pub(super) tags: VlanTags,
     pub(super) queues: u16,
 }
@@ -38,6 +44,18 @@ impl Place {
         let device = table
             .need(&DEVICE, faults)
             .and_then(|value| device(&value, faults));
+        let members = table.find(&MEMBERS).and_then(|value| {
+            let list = value.list(faults)?;
+            if list.is_empty() {
+                let help = format!("name what the device bonds: {}", MEMBERS.example);
+                faults.add(Fault::new(&value.span, "members names no device").help(help));
+            }
+            let members = list.iter().filter_map(|value| self::device(value, faults));
+            Some(At {
+                value: members.collect(),
+                span: value.span.clone(),
+            })
+        });
         let tags = match table.find(&VLAN) {
             Some(value) => tags(&value, faults),
             None => Some(At {
@@ -52,61 +70,144 @@ impl Place {
             .and_then(|value| value.number(1..=MAX_QUEUES, faults));
         Self {
             device,
+            members,
             tags,
             queues,
         }
     }
 }
 
-/// Checks what ports say of one device against each other.
-pub(super) fn check<'p>(places: impl Iterator<Item = &'p Place>, faults: &mut Faults<'_>) {
+/// Checks what ports say of one device against each other, and that no two devices are one.
+pub(super) fn check<'p>(places: impl Iterator<Item = &'p Place> + Clone, faults: &mut Faults<'_>) {
     let mut devices: HashMap<&str, Vec<&Place>> = HashMap::new();
-    for place in places {
+    let mut taken = Taken::default();
+    for place in places.clone() {
         let Some(device) = &place.device else {
             continue;
         };
-        let count = devices.len();
-        let others = devices.entry(device_name(&device.value)).or_default();
-        if others.is_empty() && count == MAX_DEVICES {
-            let message = format!("this is device {}, and DPDK takes {MAX_DEVICES}", count + 1);
-            let fault = Fault::new(&device.span, message);
-            faults.add(fault.help("remove devices, or split the gateway"));
+        let others = devices.entry(device.value.name()).or_default();
+        if others.is_empty() {
+            taken.add(device, faults);
         }
+        place.check_members(faults);
         place.check_against(others, faults);
         others.push(place);
     }
+    // Once for each device, in the file's order.
+    for device in places.filter_map(|place| place.device.as_ref()) {
+        let Some(of_device) = devices.remove(device.value.name()) else {
+            continue;
+        };
+        let said = of_device.iter().find_map(|place| place.members.as_ref());
+        match said {
+            Some(members) => {
+                let members = members.value.iter();
+                members.for_each(|member| taken.add(member, faults));
+            }
+            None if device.value.is_bond() => {
+                let message = format!("{} has no members", device.value.name());
+                let help = format!("name what it bonds: {}", MEMBERS.example);
+                faults.add(Fault::new(&device.span, message).help(help));
+            }
+            None => {}
+        }
+    }
 }
 
-/// What each port is on; `None` where something was wrong. Who says nothing of queues has those of the other ports of the
-/// device, or `default`.
+/// Devices that something is, by name, and where that is said.
+#[derive(Default)]
+struct Taken<'p>(HashMap<&'p str, &'p Span>);
+
+impl<'p> Taken<'p> {
+    fn add(&mut self, device: &'p At<Device>, faults: &mut Faults<'_>) {
+        let name = device.value.name();
+        let count = self.0.len();
+        match self.0.entry(name) {
+            Entry::Occupied(first) => {
+                let message = format!("the device {name} is given twice");
+                let fault = Fault::new(&device.span, message)
+                    .help("a member of a bond belongs to it alone: name another device");
+                faults.add(fault.related(first.get(), "the device is first given here"));
+            }
+            Entry::Vacant(place) => {
+                place.insert(&device.span);
+                if count == MAX_DEVICES {
+                    let message =
+                        format!("this is device {}, and DPDK takes {MAX_DEVICES}", count + 1);
+                    let fault = Fault::new(&device.span, message);
+                    faults.add(fault.help("remove devices, or split the gateway"));
+                }
+            }
+        }
+    }
+}
+
+/// What each port is on; `None` where something was wrong. What one port says of queues and members holds for all ports of
+/// the device; where none does, there are `default` queues.
 pub(super) fn finish<'p>(
     places: impl Iterator<Item = &'p Place> + Clone,
     default: u16,
 ) -> Option<Vec<Placed>> {
-    let said: HashMap<&str, u16> = places
-        .clone()
-        .filter_map(|place| {
-            let name = device_name(&place.device.as_ref()?.value);
-            Some((name, place.queues.as_ref()?.value))
-        })
-        .collect();
+    let said = |device: &Device| {
+        let name = device.name().to_owned();
+        let same = move |place: &&Place| {
+            let device = place.device.as_ref();
+            device.is_some_and(|device| device.value.name() == name)
+        };
+        places.clone().filter(same)
+    };
     let placed = |place: &Place| {
         let device = &place.device.as_ref()?.value;
-        let queues = said.get(device_name(device)).copied();
+        let queues = said(device).find_map(|place| place.queues.as_ref());
+        let members = said(device).find_map(|place| place.members.as_ref());
+        let members = members.into_iter().flat_map(|members| &members.value);
         Some(Placed {
             device: device.clone(),
+            members: members.map(|member| member.value.clone()).collect(),
             tags: place.tags.as_ref()?.value,
-            queues: queues.unwrap_or(default),
+            queues: queues.map_or(default, |queues| queues.value),
         })
     };
-    places.map(placed).collect()
+    places.clone().map(placed).collect()
 }
 
 impl Place {
+    /// Bonds have members and other devices none.
+    fn check_members(&self, faults: &mut Faults<'_>) {
+        let Some(device) = &self.device else { return };
+        let name = device.value.name();
+        let arguments = device.value.text().split(',').skip(1);
+        if device.value.is_bond()
+            && let Some(argument) = arguments
+                .into_iter()
+                .find(|text| text.starts_with("slave="))
+        {
+            let message = format!("{} does not belong in device", quoted(argument));
+            let help = format!(
+                "name what it bonds in a key of its own: {}",
+                MEMBERS.example
+            );
+            faults.add(Fault::new(&device.span, message).help(help));
+        }
+        let Some(members) = &self.members else { return };
+        let wrong = if !device.value.is_bond() {
+            format!("{name} is no bond, and has no members")
+        } else if members.value.iter().any(|member| member.value.is_bond()) {
+            "a member of a bond is a bond itself".to_owned()
+        } else {
+            return;
+        };
+        let help = format!(
+            "write device = \"net_bonding0,mode=1\" and devices that are none, {}",
+            MEMBERS.example
+        );
+        faults.add(Fault::new(&members.span, wrong).help(help));
+    }
+
     /// `others` are on the same device, and were declared before.
     fn check_against(&self, others: &[&Self], faults: &mut Faults<'_>) {
         let Some(device) = &self.device else { return };
-        let name = device_name(&device.value);
+        let name = device.value.name();
         if let Some(tags) = &self.tags {
             let same = others
                 .iter()
@@ -136,12 +237,25 @@ impl Place {
                 .related(&said.span, "the queues of the device are first given here");
             faults.add(fault.help("the ports of a device share its queues: write queues once"));
         }
+        let said = others.iter().find_map(|other| other.members.as_ref());
+        if let (Some(own), Some(said)) = (&self.members, said)
+            && !own
+                .value
+                .iter()
+                .map(|at| &at.value)
+                .eq(said.value.iter().map(|at| &at.value))
+        {
+            let message = format!("other members of {name} than another port has");
+            let fault = Fault::new(&own.span, message)
+                .related(&said.span, "its members are first given here");
+            faults.add(fault.help("the ports of a device share its members: write members once"));
+        }
     }
 }
 
 /// Two ports are on `device` with the same tags.
 fn same_tags(device: &At<Device>, tags: &At<VlanTags>, first: &Span) -> Fault {
-    let name = device_name(&device.value);
+    let name = device.value.name();
     if !tags.value.is_empty() {
         let fault = Fault::new(
             &tags.span,
@@ -237,14 +351,6 @@ fn is_virtual(text: &str) -> bool {
         && name.chars().all(good_char)
         && name.len() <= 63
         && !arguments.chars().any(char::is_control)
-}
-
-/// What DPDK knows a device by: its address, or its name without arguments.
-fn device_name(device: &Device) -> &str {
-    match device {
-        Device::Pci(address) => address,
-        Device::Virtual(text) => text.split(',').next().unwrap_or_default(),
-    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,19 @@ impl Device {
             Self::Pci(text) | Self::Virtual(text) => text,
         }
     }
+
+    /// What DPDK knows it by: its address, or its name without arguments.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pci(address) => address,
+            Self::Virtual(text) => text.split(',').next().unwrap_or_default(),
+        }
+    }
+
+    /// Whether it is a bond, of devices that are its members.
+    pub fn is_bond(&self) -> bool {
+        self.name().starts_with("net_bonding")
+    }
 }
 
 /// RFC 4301 section 3.1: clear text lives on the protected side, tunnels on the unprotected.
@@ -85,6 +98,8 @@ pub struct Port {
     pub name: String,
     /// What DPDK opens. Several ports may be on one device, with different tags.
     pub device: Device,
+    /// Where the device is a bond, what it bonds: at least one, none of them a bond.
+    pub members: Vec<Device>,
     /// VLAN tags of its frames.
     pub tags: VlanTags,
     /// Which side it faces.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::device::{self, DEVICE, MAX_QUEUES, Place, Placed, QUEUES, VLAN};
+use super::device::{self, DEVICE, MAX_QUEUES, MEMBERS, Place, Placed, QUEUES, VLAN};
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, closest};
 use super::model::{Port, Side};
@@ -20,7 +20,7 @@ const ADDRESSES: Key = Key::new("addresses", "addresses = [\"192.0.2.1/24\"]");
 const MTU: Key = Key::new("mtu", "mtu = 1500");
 const HOST: Key = Key::new("host", "host = false");
 const KEYS: &[&Key] = &[
-    &NAME, &DEVICE, &VLAN, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES, &HOST,
+    &NAME, &DEVICE, &MEMBERS, &VLAN, &SIDE, &PAIR, &ADDRESSES, &MTU, &QUEUES, &HOST,
 ];
 
 /// Each worker has counters for every port, and the host side two rings.
@@ -303,6 +303,7 @@ impl<'a> Ports<'a> {
             Some(Port {
                 name: draft.name?.value.to_owned(),
                 device: place.device,
+                members: place.members,
                 tags: place.tags,
                 side: draft.side?.value,
                 pair: pair?,

@@ -119,3 +119,106 @@ fn what_ports_say_of_one_device_agrees() {
     );
     assert!(help.contains("device = \"net_null0,size=60\""), "{help}");
 }
+
+#[test]
+fn bonds_have_members_and_other_devices_none() {
+    const BOND: &str = "net_bonding0,mode=1\"\nmembers = [\"net_tap0\", \"0000:3b:00.1\"]\n#\"";
+    let site = Site::new();
+    let text = BASE.replace("net_null0", BOND);
+    let policy = site.parse(&text).unwrap_or_else(|errors| {
+        panic!("{}", site.render(&errors, &text));
+    });
+    let members: Vec<_> = policy.ports[0]
+        .members
+        .iter()
+        .map(|device| device.name())
+        .collect();
+    assert_eq!(members, ["net_tap0", "0000:3b:00.1"]);
+    assert!(policy.ports[1].members.is_empty());
+    check(&[
+        case(
+            &[("net_null0", "net_bonding0,mode=1")],
+            &[("net_bonding0", "net_bonding0 has no members")],
+        ),
+        case(
+            &[("mtu = 1500", "members = [\"net_tap0\"]")],
+            &[("members", "net_null0 is no bond")],
+        ),
+        case(
+            &[("net_null0", "net_bonding0\"\nmembers = []\n#\"")],
+            &[("members", "members names no device")],
+        ),
+        case(
+            &[(
+                "net_null0",
+                "net_bonding0\"\nmembers = [\"net_bonding1\"]\n#\"",
+            )],
+            &[("members", "a member of a bond is a bond itself")],
+        ),
+        case(
+            &[(
+                "net_null0",
+                "net_bonding0,slave=net_tap0\"\nmembers = [\"net_tap0\"]\n#\"",
+            )],
+            &[("slave=", "in a key of its own: members = ")],
+        ),
+        case(
+            &[("net_null0", "net_bonding0\"\nmembers = [\"eth0\"]\n#\"")],
+            &[("eth0", "neither a PCI address nor a virtual device")],
+        ),
+        case(
+            &[("net_null0", "net_bonding0\"\nmembers = [\"3b:00.0\"]\n#\"")],
+            &[("3b:00.0", "the device 0000:3b:00.0 is given twice")],
+        ),
+        case(
+            &[(
+                "net_null0",
+                "net_bonding0\"\nmembers = [\"net_tap0\", \"net_tap0,iface=a\"]\n#\"",
+            )],
+            &[("members", "belongs to it alone")],
+        ),
+    ]);
+}
+
+#[test]
+fn ports_of_one_bond_share_its_members() {
+    let site = Site::new();
+    let bond = |members: &str| format!("\"net_bonding0\"\n{members}\n");
+    let both = |first: &str, second: &str| {
+        BASE.replace("\"net_null0\"", &(bond(first) + "vlan = 1"))
+            .replace("\"0000:3b:00.0\"", &(bond(second) + "vlan = 2"))
+    };
+    let members = "members = [\"net_tap0\"]";
+    for text in [both(members, ""), both("", members), both(members, members)] {
+        let policy = site.parse(&text).unwrap_or_else(|errors| {
+            panic!("{}", site.render(&errors, &text));
+        });
+        assert!(policy.ports.iter().all(|port| port.members.len() == 1));
+    }
+    let errors = site.errors(&both(members, "members = [\"net_tap1\"]"));
+    assert_eq!(errors.len(), 1);
+    assert_eq!(
+        errors[0].message(),
+        "other members of net_bonding0 than another port has"
+    );
+    assert!(errors[0].related().is_some());
+}
+
+#[test]
+fn dpdk_takes_so_many_devices() {
+    let site = Site::new();
+    let members: Vec<_> = (0..31)
+        .map(|number| format!("\"net_tap{number}\""))
+        .collect();
+    let bond = |count: usize| {
+        let members = members[..count].join(", ");
+        BASE.replace(
+            "\"net_null0\"",
+            &format!("\"net_bonding0\"\nmembers = [{members}]"),
+        )
+    };
+    assert!(site.errors(&bond(30)).is_empty());
+    let errors = site.errors(&bond(31));
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].message(), "this is device 33, and DPDK takes 32");
+}
