@@ -85,6 +85,25 @@ index! {
     QueueId(u16)
 }
 
+impl NextHopIndex {
+    /// Set in the number of a group of next hops; far above the number of any single one.
+    const GROUP: u32 = 1 << 24;
+
+    /// The number that stands for the group at `at`: one of several next hops, which is yet to be chosen.
+    pub const fn of_group(at: u32) -> Self {
+        Self(at | Self::GROUP)
+    }
+
+    /// The group's position in the published tables; `None` where it is a single next hop.
+    pub const fn group(self) -> Option<u32> {
+        if self.0 & Self::GROUP == 0 {
+            None
+        } else {
+            Some(self.0 & !Self::GROUP)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

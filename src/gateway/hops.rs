@@ -16,6 +16,12 @@ use crate::worker::datapath::Shared;
 
 /// Least time between two new sets of tables: what changes meanwhile goes into one.
 const COMPILE_INTERVAL: Duration = Duration::from_millis(20);
+/// As many times as long as a set took to make, the next one waits at least.
+const COMPILE_SHARE: u32 = 4;
+/// Longest time spent at once on what the kernel says, and on taking it in, before others have their turn.
+const SLICE: Duration = Duration::from_millis(4);
+/// Changes taken in between two looks at the clock.
+const BATCH: usize = 32;
 /// Time between two questions for one station.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// Most stations that tunnels need and that are asked for in one turn.
@@ -30,11 +36,14 @@ pub(super) struct Hops {
     monitor: Monitor,
     /// Something changed since the last set of tables.
     stale: bool,
-    compiled: Instant,
+    /// When the last set was made, and how long that took.
+    compiled: (Instant, Duration),
+    /// There is more to take in.
+    is_busy: bool,
     /// When stations behind the protected ports were asked for.
     wanted: HashMap<(PortIndex, IpAddr), Instant>,
-    /// What tunnels need and was not yet asked for.
-    needed: Vec<(PortIndex, IpAddr)>,
+    /// What tunnels need, for good, and what else is wanting before any packet asks for it; not yet asked for.
+    needed: Vec<(PortIndex, IpAddr, bool)>,
     /// When what tunnels need was last looked for.
     looked: Option<Instant>,
     /// When the kernel last refused something.
@@ -48,7 +57,8 @@ impl Hops {
             monitor,
             // What the kernel knew before.
             stale: true,
-            compiled: Instant::now(),
+            compiled: (Instant::now(), Duration::ZERO),
+            is_busy: true,
             wanted: HashMap::new(),
             needed: Vec::new(),
             looked: None,
@@ -58,45 +68,73 @@ impl Hops {
 
     /// Takes in what the kernel has said, publishes tables that have it, and has the kernel find out what is wanting.
     pub(super) fn follow(&mut self, shared: &Shared<'_>, writer: &mut Writer) {
-        match self.monitor.follow() {
-            Ok(changed) => self.stale |= changed,
+        match self.monitor.follow(SLICE) {
+            Ok(busy) => self.is_busy = busy,
             Err(error) => self.warn("follow neighbours and routes", &error),
         }
-        if self.stale && (self.looked.is_none() || self.compiled.elapsed() >= COMPILE_INTERVAL) {
-            let tables = Box::new(self.plan.tables(self.monitor.learned()));
+        self.take_in();
+        if self.stale && (self.looked.is_none() || self.is_due()) {
+            let began = Instant::now();
+            let tables = Box::new(self.plan.tables());
             // Slot 0 exists and is this writer's.
             let _ = writer.replace(&shared.tables, 0, Some(tables));
-            (self.stale, self.compiled) = (false, Instant::now());
-            self.looked = None;
+            (self.stale, self.compiled) = (false, (Instant::now(), began.elapsed()));
+            if self.plan.has_moved_peers() {
+                self.looked = None;
+            }
         }
-        let Some(tables) = shared.tables.get_owned(writer, 0) else {
-            return;
-        };
         if self.looked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             self.looked = Some(Instant::now());
-            self.needed = self.plan.missing(tables).into_iter().collect();
+            let kept = |kept: bool| move |(port, address)| (port, address, kept);
+            self.needed = self.plan.left_out().into_iter().map(kept(false)).collect();
+            let of_tunnels = self.plan.needed().into_iter().map(kept(true));
+            self.needed.extend(of_tunnels);
         }
         for _ in 0..MAX_NEEDED {
-            let Some((port, address)) = self.needed.pop() else {
+            let Some((port, address, kept)) = self.needed.pop() else {
                 break;
             };
-            self.ask(port, address, true);
+            self.ask(port, address, kept);
         }
         self.wanted.retain(|_, at| at.elapsed() < ASK_INTERVAL);
         for _ in 0..shared.host.wanted.capacity() {
             let Some((port, destination)) = shared.host.wanted.pop() else {
                 break;
             };
-            let routes = tables.port(port).map(|port| &port.routes);
-            let Some(address) = routes.and_then(|routes| routes.missing(destination)) else {
-                continue;
-            };
-            let is_full = self.wanted.len() >= MAX_WANTED;
-            if let Entry::Vacant(entry) = self.wanted.entry((port, address))
-                && !is_full
-            {
-                entry.insert(Instant::now());
-                self.ask(port, address, false);
+            for address in self.plan.missing(port, destination) {
+                let is_full = self.wanted.len() >= MAX_WANTED;
+                if let Entry::Vacant(entry) = self.wanted.entry((port, address))
+                    && !is_full
+                {
+                    entry.insert(Instant::now());
+                    self.ask(port, address, false);
+                }
+            }
+        }
+    }
+
+    /// Whether there is more to do than was done in the last turn.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    fn is_due(&self) -> bool {
+        let (at, took) = self.compiled;
+        at.elapsed() >= COMPILE_INTERVAL.max(took * COMPILE_SHARE)
+    }
+
+    /// Takes what is different into the plan, for a slice of time at most.
+    fn take_in(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < SLICE {
+            for _ in 0..BATCH {
+                let Some((port, change)) = self.monitor.next_change() else {
+                    return;
+                };
+                if let Some(learned) = self.monitor.learned().get(port.index()) {
+                    self.plan.learn(port, learned, change);
+                    self.stale = true;
+                }
             }
         }
     }

@@ -63,7 +63,12 @@ pub(super) fn serve(
         .unwrap_or_else(Instant::now);
     info!("running");
     while !options.stop.load(Ordering::Relaxed) && !worker_gone() {
-        let served: io::Result<()> = socket.serve(TICK, |method| answer(control, method));
+        let tick = if control.hops.is_busy() {
+            Duration::ZERO
+        } else {
+            TICK
+        };
+        let served: io::Result<()> = socket.serve(tick, |method| answer(control, method));
         served.map_err(|error| GatewayError::System {
             what: "control socket",
             error,

@@ -7,8 +7,10 @@
 
 mod icmp;
 mod keepalive;
+mod known;
 mod monitor;
 mod netlink;
+mod next_hop;
 mod path;
 mod twin;
 

@@ -1,26 +1,26 @@
 //! What the kernel knows of neighbours and routes on the twins, followed as it changes.
+//!
+//! All of it is done in short turns, however much there is: also asking for everything anew, where something was missed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkFlags;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteType,
-    RouteVia,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::{Event, Group, Netlink};
+use super::known::Known;
+use super::netlink::{Dump, Event, Group, Message, Netlink, Question};
 use crate::ids::PortIndex;
-use crate::policy::plan::{Learned, LearnedRoute};
+use crate::policy::plan::{Change, Learned};
 
-/// Messages taken from the kernel before it is something else's turn.
-const TURN: usize = 4096;
+/// Datagrams taken between two looks at the clock.
+const BATCH: usize = 16;
+/// Most that may be said while everything is being told anew; beyond that it is asked for once more.
+const DEFERRED: usize = 1 << 20;
+/// Everything is asked for no sooner than after this many times the time that it took last.
+const PATIENCE: u32 = 4;
 
 /// Follows neighbours and routes of the twins.
 pub struct Monitor {
@@ -28,13 +28,26 @@ pub struct Monitor {
     events: Netlink,
     /// Where it is asked.
     requests: Netlink,
-    /// By interface, the port whose twin it is.
-    ports: HashMap<u32, PortIndex>,
-    learned: Vec<Learned>,
+    known: Known,
+    /// What is different and was not yet taken.
+    changes: VecDeque<(PortIndex, Change)>,
     /// Something the kernel said was missed, so that everything has to be asked for.
     is_behind: bool,
+    /// Everything, while it is being told.
+    anew: Option<Anew>,
+    /// When everything was told last, and how long that took.
+    told: Option<(Instant, Duration)>,
     /// By interface, whether it is up.
     up: HashMap<u32, bool>,
+}
+
+/// What is being told anew, beside which the old holds until it is complete.
+struct Anew {
+    dump: Dump,
+    known: Known,
+    /// What the kernel said meanwhile, which comes after.
+    deferred: Vec<Event>,
+    began: Instant,
 }
 
 impl Monitor {
@@ -46,53 +59,149 @@ impl Monitor {
         ports: usize,
         twins: impl IntoIterator<Item = (PortIndex, u32)>,
     ) -> io::Result<Self> {
+        let known = Known::new(
+            ports,
+            twins
+                .into_iter()
+                .map(|(port, index)| (index, port))
+                .collect(),
+        );
         let mut monitor = Self {
             // First, so that nothing changes unseen between the two.
             events: Netlink::listen(&Group::ALL)?,
             requests: Netlink::new()?,
-            ports: twins
-                .into_iter()
-                .map(|(port, index)| (index, port))
-                .collect(),
-            learned: vec![Learned::default(); ports],
-            is_behind: true,
+            is_behind: known.has_twins(),
+            known,
+            changes: VecDeque::new(),
+            anew: None,
+            told: None,
             up: HashMap::new(),
         };
-        if !monitor.ports.is_empty() {
-            monitor.learn_anew()?;
+        // Once, however much changes meanwhile: the rest is for later turns.
+        if monitor.is_behind {
+            monitor.follow(Duration::from_secs(1))?;
+        }
+        while monitor.anew.is_some() {
+            monitor.follow(Duration::from_secs(1))?;
         }
         Ok(monitor)
     }
 
     /// By `PortIndex`.
     pub fn learned(&self) -> &[Learned] {
-        &self.learned
+        self.known.learned()
     }
 
-    /// Takes in what the kernel has said. Returns whether anything is different now.
+    /// The next thing that is not as it was when it was last taken.
+    pub fn next_change(&mut self) -> Option<(PortIndex, Change)> {
+        self.changes.pop_front()
+    }
+
+    /// Takes in what the kernel has said, for about `time` at most. Returns whether there is more to do now.
     ///
     /// # Errors
     /// Where the kernel could not say what it wanted to and does not answer what there is; what was learned stands then, and
-    /// the next call asks again.
-    pub fn follow(&mut self) -> io::Result<bool> {
-        let mut changed = false;
-        for _ in 0..TURN {
-            match self.events.next_event() {
-                Ok(Some(events)) => {
-                    for event in events {
-                        changed |= self.apply(event);
-                    }
-                }
-                Ok(None) => break,
+    /// a later call asks again.
+    pub fn follow(&mut self, time: Duration) -> io::Result<bool> {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            if !self.listen() {
+                break;
+            }
+        }
+        if self.is_behind && self.anew.is_none() && self.may_ask() {
+            self.is_behind = false;
+            self.ask_anew().inspect_err(|_| self.is_behind = true)?;
+        }
+        while self.anew.is_some() && began.elapsed() < time {
+            let turn = self.hear_anew();
+            if turn.is_err() {
+                self.anew = None;
+                self.is_behind = true;
+                self.told = Some((Instant::now(), began.elapsed()));
+            }
+            turn?;
+        }
+        Ok(self.anew.is_some() || began.elapsed() >= time || !self.changes.is_empty())
+    }
+
+    fn may_ask(&self) -> bool {
+        self.told
+            .is_none_or(|(at, took)| at.elapsed() >= took * PATIENCE)
+    }
+
+    /// Takes a batch of what the kernel says by itself; false where it has said no more.
+    fn listen(&mut self) -> bool {
+        for _ in 0..BATCH {
+            match self.events.next_events() {
+                Ok(Some(events)) => events.into_iter().for_each(|event| self.hear(event)),
+                Ok(None) => return false,
                 // More was said than there was room for.
                 Err(_) => self.is_behind = true,
             }
         }
-        if self.is_behind {
-            self.learn_anew()?;
-            return Ok(true);
+        true
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.note_link(&event);
+        match &mut self.anew {
+            None => {
+                self.is_behind |= self.known.apply(event, &mut self.changes);
+            }
+            Some(anew) if anew.deferred.len() < DEFERRED => anew.deferred.push(event),
+            Some(_) => self.is_behind = true,
         }
-        Ok(changed)
+    }
+
+    /// Routes that go with a link that is taken down are not named one by one.
+    fn note_link(&mut self, event: &Event) {
+        if let Message::Route(message) = &event.message
+            && let RouteNetlinkMessage::NewLink(message) = &**message
+        {
+            let up = message.header.flags.contains(LinkFlags::Up);
+            let interface = message.header.index;
+            if self.known.is_twin(interface) && self.up.insert(interface, up) != Some(up) {
+                self.is_behind = true;
+            }
+        }
+    }
+
+    fn ask_anew(&mut self) -> io::Result<()> {
+        let questions = vec![Question::Routes, Question::NextHops, Question::Neighbours];
+        self.anew = Some(Anew {
+            dump: Dump::new(questions)?,
+            known: self.known.emptied(),
+            deferred: Vec::new(),
+            began: Instant::now(),
+        });
+        Ok(())
+    }
+
+    /// Takes some of what is told anew, and puts it in the place of the old where it is complete.
+    fn hear_anew(&mut self) -> io::Result<()> {
+        let Some(anew) = &mut self.anew else {
+            return Ok(());
+        };
+        if let Some(answers) = anew.dump.next_answers()? {
+            // What was said meanwhile, so that there is room for more.
+            for event in answers {
+                anew.known.apply(event, &mut VecDeque::new());
+            }
+            self.listen();
+            return Ok(());
+        }
+        let Some(anew) = self.anew.take() else {
+            return Ok(());
+        };
+        self.told = Some((Instant::now(), anew.began.elapsed()));
+        self.is_behind |= anew.dump.was_interrupted;
+        anew.known.differences(&self.known, &mut self.changes);
+        self.known = anew.known;
+        for event in anew.deferred {
+            self.is_behind |= self.known.apply(event, &mut self.changes);
+        }
+        Ok(())
     }
 
     /// Has the kernel find out the MAC address of a station on a port's link: `kept` for as long as the gateway runs, or
@@ -101,171 +210,11 @@ impl Monitor {
     /// # Errors
     /// What the kernel says.
     pub fn resolve(&mut self, port: PortIndex, address: IpAddr, kept: bool) -> io::Result<()> {
-        let twin = self.ports.iter().find(|(_, twin)| **twin == port);
-        match twin {
-            Some((interface, _)) if !self.knows(port, address) => {
-                self.requests.resolve(*interface, address, kept)
+        match self.known.twin_of(port) {
+            Some(interface) if !self.known.has_neighbour(port, address) => {
+                self.requests.resolve(interface, address, kept)
             }
             _ => Ok(()),
         }
-    }
-
-    fn knows(&self, port: PortIndex, address: IpAddr) -> bool {
-        let learned = self.learned.get(port.index());
-        learned.is_some_and(|learned| learned.neighbours.contains_key(&address))
-    }
-
-    /// Asks for everything. What the kernel said before is older and is thrown away, which also has it go on to speak.
-    fn learn_anew(&mut self) -> io::Result<()> {
-        self.is_behind = true;
-        for _ in 0..TURN {
-            if let Ok(None) = self.events.next_event() {
-                break;
-            }
-        }
-        let neighbours = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-        let routes = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-        let mut answers = Vec::new();
-        for question in [neighbours, routes] {
-            answers.extend(self.requests.dump(question)?);
-        }
-        self.learned.fill(Learned::default());
-        for message in answers {
-            self.apply(Event {
-                message,
-                replaces: false,
-            });
-        }
-        self.is_behind = false;
-        Ok(())
-    }
-
-    /// Takes one message in; returns whether it was of a twin and said anything new.
-    fn apply(&mut self, event: Event) -> bool {
-        match event.message {
-            RouteNetlinkMessage::NewNeighbour(message) => self.neighbour(&message, true),
-            RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(&message, false),
-            RouteNetlinkMessage::NewRoute(message) => self.route(&message, true, event.replaces),
-            RouteNetlinkMessage::DelRoute(message) => self.route(&message, false, false),
-            // Routes that go with a link that is taken down are not named one by one.
-            RouteNetlinkMessage::NewLink(message) => {
-                let up = message.header.flags.contains(LinkFlags::Up);
-                let interface = message.header.index;
-                if self.ports.contains_key(&interface) && self.up.insert(interface, up) != Some(up)
-                {
-                    self.is_behind = true;
-                }
-                false
-            }
-            _ => false,
-        }
-    }
-
-    fn of_twin(&mut self, interface: u32) -> Option<&mut Learned> {
-        let port = self.ports.get(&interface)?;
-        self.learned.get_mut(port.index())
-    }
-
-    fn neighbour(&mut self, message: &NeighbourMessage, exists: bool) -> bool {
-        let (mut address, mut mac) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(own)) => {
-                    address = Some(IpAddr::V4(*own));
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(own)) => {
-                    address = Some(IpAddr::V6(*own));
-                }
-                NeighbourAttribute::LinkLayerAddress(own) => mac = own.first_chunk().copied(),
-                _ => {}
-            }
-        }
-        let known = !matches!(
-            message.header.state,
-            NeighbourState::Incomplete | NeighbourState::Failed | NeighbourState::None
-        );
-        let (Some(address), Some(learned)) = (address, self.of_twin(message.header.ifindex)) else {
-            return false;
-        };
-        match mac.filter(|_| exists && known && !address.is_multicast()) {
-            Some(mac) => learned.neighbours.insert(address, mac) != Some(mac),
-            None => learned.neighbours.remove(&address).is_some(),
-        }
-    }
-
-    fn route(&mut self, message: &RouteMessage, exists: bool, replaces: bool) -> bool {
-        let header = &message.header;
-        // A cloned one is what the kernel noted of a single destination.
-        if header.table != RouteHeader::RT_TABLE_MAIN
-            || header.kind != RouteType::Unicast
-            || header.flags.contains(RouteFlags::Cloned)
-        {
-            return false;
-        }
-        let mut destination = match header.address_family {
-            AddressFamily::Inet => IpAddr::from([0; 4]),
-            AddressFamily::Inet6 => IpAddr::from([0; 16]),
-            _ => return false,
-        };
-        let (mut metric, mut hops, mut interface) = (0, Vec::new(), None);
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Destination(to) => match ip(to) {
-                    Some(to) => destination = to,
-                    None => return false,
-                },
-                RouteAttribute::Priority(priority) => metric = *priority,
-                RouteAttribute::Oif(index) => interface = Some(*index),
-                RouteAttribute::MultiPath(all) => {
-                    let hop = |hop: &RouteNextHop| (hop.interface_index, router(&hop.attributes));
-                    hops.extend(all.iter().map(hop));
-                }
-                _ => {}
-            }
-        }
-        hops.extend(interface.map(|interface| (interface, router(&message.attributes))));
-        let Ok(to) = IpNet::new(destination, header.destination_prefix_length) else {
-            return false;
-        };
-        let mut changed = false;
-        if replaces {
-            for learned in &mut self.learned {
-                let before = learned.routes.len();
-                learned
-                    .routes
-                    .retain(|route| (route.to, route.metric) != (to, metric));
-                changed |= learned.routes.len() != before;
-            }
-        }
-        for (interface, via) in hops {
-            let Some(learned) = self.of_twin(interface) else {
-                continue;
-            };
-            let route = LearnedRoute { to, metric, via };
-            changed |= if exists {
-                learned.routes.insert(route)
-            } else {
-                learned.routes.remove(&route)
-            };
-        }
-        changed
-    }
-}
-
-/// The router of a route, or of one next hop of several.
-fn router(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(router) => ip(router),
-        RouteAttribute::Via(RouteVia::Inet(router)) => Some(IpAddr::V4(*router)),
-        RouteAttribute::Via(RouteVia::Inet6(router)) => Some(IpAddr::V6(*router)),
-        _ => None,
-    })
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
     }
 }

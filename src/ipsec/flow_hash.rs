@@ -13,7 +13,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::bits::low_32;
+use crate::bits::{low_32, low_64};
 use crate::ids::SaIndex;
 use crate::meta::PacketKind;
 use crate::wire::ip::protocol;
@@ -68,6 +68,11 @@ pub fn flow_hash(data: &[u8], kind: PacketKind, udp_ports: bool) -> u32 {
     };
     let hash = fold(addresses ^ SALT[0], rest ^ SALT[1]);
     low_32(fold(hash, SALT[2]) >> 32)
+}
+
+/// A number of 32 bits that looks nothing like `value` and is the same in every process.
+pub const fn mix(value: u64) -> u32 {
+    low_32(fold(value ^ SALT[3], SALT[1]) >> 32)
 }
 
 /// The addresses, and what else tells a flow.
@@ -134,23 +139,14 @@ fn halves(address: [u8; 16]) -> [u64; 2] {
 
 /// The product of both, its halves folded into one.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a).wrapping_mul(u128::from(b));
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = (a as u128).wrapping_mul(b as u128);
     high_64(product) ^ low_64(product)
 }
 
 #[inline]
 const fn high_64(value: u128) -> u64 {
     low_64(value >> 64)
-}
-
-#[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "taking the low bits is what this is for"
-)]
-const fn low_64(value: u128) -> u64 {
-    value as u64
 }
 
 #[cfg(test)]

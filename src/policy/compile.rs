@@ -86,7 +86,7 @@ pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
 
 /// Compiles the tables of `policy`, with nothing learned from the kernel.
 pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
-    Plan::new(policy, topology).tables(&[])
+    Plan::new(policy, topology).tables()
 }
 
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is

@@ -1,4 +1,6 @@
 //! What tables are made of, kept while a gateway runs: the policy without its keys, and what the kernel has learned.
+//!
+//! Tables are published whole and share with those before whatever has not changed: what a new set costs is what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,24 +8,27 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::drop::DropReason;
 use crate::ids::{NextHopIndex, PortIndex, SaIndex};
+use crate::ipsec::flow_hash::mix;
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
 use crate::policy::compile::{Topology, compile_spd, endpoint_sets, local_addresses};
 use crate::policy::model::{Policy, Side};
-use crate::policy::routes::{RouteTarget, Routes};
-use crate::policy::tables::{LocalAddresses, NextHop, PortTable, Tables};
+use crate::policy::next_hops::{Member, NextHops};
+use crate::policy::routes::{Fib, RouteTarget};
+use crate::policy::tables::{LocalAddresses, PortTable, Tables};
 
 /// What the kernel knows behind one port.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Learned {
     /// Stations on the link whose MAC address is known.
     pub neighbours: BTreeMap<IpAddr, [u8; 6]>,
-    /// Where prefixes lead. Of several to one prefix the first counts, which has the lowest metric.
+    /// Where prefixes lead. Of several to one prefix those with the lowest metric count, all of them.
     pub routes: BTreeSet<LearnedRoute>,
 }
 
-/// A route of the kernel's, in the order in which routes to one prefix count.
+/// A route of the kernel's by one next hop, in the order in which routes to one prefix count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct LearnedRoute {
     /// Destination prefix.
@@ -32,248 +37,396 @@ pub struct LearnedRoute {
     pub metric: u32,
     /// The router, which is a station on the link; `None` where the destinations are.
     pub via: Option<IpAddr>,
+    /// Its share of the flows, beside others to the same prefix.
+    pub weight: u16,
 }
 
-/// What tables are compiled from.
+/// Something that is not as it was in what was learned behind a port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Change {
+    /// The MAC address of a station: known, another, or known no more.
+    Station(IpAddr),
+    /// Where a prefix leads.
+    Route(IpNet),
+}
+
+impl Learned {
+    /// Everything in it.
+    pub fn all(&self) -> impl Iterator<Item = Change> {
+        let stations = self.neighbours.keys().copied().map(Change::Station);
+        stations.chain(self.routes.iter().map(|route| Change::Route(route.to)))
+    }
+
+    /// The routes to `to`, the best first.
+    pub fn routes_to(&self, to: IpNet) -> impl Iterator<Item = &LearnedRoute> {
+        let first = LearnedRoute {
+            to,
+            metric: 0,
+            via: None,
+            weight: 0,
+        };
+        self.routes
+            .range(first..)
+            .take_while(move |route| route.to == to)
+    }
+}
+
+/// What tables are compiled from, and what they came to last.
 pub struct Plan {
     spd: Arc<Spd>,
     spis: Arc<SpiIndex>,
     ports: Vec<PortPlan>,
+    hops: NextHops,
     /// By `SaIndex`: the peer's outer address, where it is now.
     peers: Vec<IpAddr>,
+    /// The same the other way round.
+    by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
+    /// Peers have been looked up since this was asked for.
+    moved: bool,
     admin_prohibited: bool,
 }
 
 struct PortPlan {
+    index: PortIndex,
     side: Side,
     mac: [u8; 6],
-    mtu: u16,
     local: Arc<LocalAddresses>,
-    addresses: Vec<IpNet>,
-    neighbours: Vec<(IpAddr, [u8; 6])>,
-    routes: Vec<(IpNet, IpAddr)>,
+    /// The policy's neighbours.
+    neighbours: BTreeMap<IpAddr, [u8; 6]>,
+    /// What the policy says of prefixes.
+    routes: BTreeMap<IpNet, Wanted>,
+    fib: Fib,
+    sa_hops: Arc<[Result<NextHopIndex, DropReason>]>,
+    /// Peers whose next hop has to be looked up again.
+    stale: Stale,
+}
+
+/// Where a prefix is to lead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Wanted {
+    OnLink,
+    /// To these routers, each with its weight, and none twice.
+    Via(Vec<(IpAddr, u16)>),
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Stale {
+    Some(BTreeSet<IpAddr>),
+    All,
 }
 
 impl Plan {
-    /// The plan of `policy`.
+    /// The plan of `policy`, with nothing learned from the kernel.
     pub fn new(policy: &Policy, topology: &Topology) -> Self {
-        let ports = (0u16..).zip(&policy.ports).map(|(at, port)| {
-            let index = PortIndex(at);
-            let neighbours = policy.neighbours.iter().filter(|hop| hop.port == index);
-            let routes = policy.routes.iter().filter(|route| route.port == index);
-            PortPlan {
-                side: port.side,
-                mac: topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0),
-                mtu: port.mtu,
-                local: Arc::new(local_addresses(policy, topology, index)),
-                addresses: port.addresses.clone(),
-                neighbours: neighbours.map(|hop| (hop.address, hop.mac.0)).collect(),
-                routes: routes.map(|route| (route.to, route.via)).collect(),
-            }
-        });
-        Self {
+        let mac_of =
+            |index: PortIndex| topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0);
+        let indices = || (0u16..).map(PortIndex).zip(&policy.ports);
+        let peers: Vec<IpAddr> = endpoint_sets(policy).map(|(.., set)| set.remote).collect();
+        let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
+        for (slot, peer) in (0u32..).zip(&peers) {
+            by_peer.entry(*peer).or_default().push(SaIndex(slot));
+        }
+        let mut plan = Self {
             spd: Arc::new(compile_spd(policy)),
             spis: Arc::new(SpiIndex::new(
                 endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot)),
             )),
-            ports: ports.collect(),
-            peers: endpoint_sets(policy).map(|(.., set)| set.remote).collect(),
+            hops: NextHops::new(
+                indices()
+                    .map(|(index, port)| (mac_of(index), port.mtu))
+                    .collect(),
+            ),
+            ports: Vec::new(),
+            peers,
+            by_peer,
+            moved: false,
             admin_prohibited: policy.gateway.admin_prohibited,
+        };
+        for (index, port) in indices() {
+            let mut own = PortPlan {
+                index,
+                side: port.side,
+                mac: mac_of(index),
+                local: Arc::new(local_addresses(policy, topology, index)),
+                neighbours: BTreeMap::new(),
+                routes: BTreeMap::new(),
+                fib: Fib::new(),
+                sa_hops: Arc::default(),
+                stale: Stale::All,
+            };
+            own.read_policy(policy);
+            plan.ports.push(own);
+        }
+        let nothing = Learned::default();
+        for at in 0..plan.ports.len() {
+            let own = &plan.ports[at];
+            let stations = own.neighbours.keys().copied().map(Change::Station);
+            let routes = own.routes.keys().copied().map(Change::Route);
+            let changes: Vec<_> = stations.chain(routes).collect();
+            let index = own.index;
+            for change in changes {
+                plan.learn(index, &nothing, change);
+            }
+        }
+        plan
+    }
+
+    /// Takes in one thing that is not as it was in what was `learned` behind `port`. What the policy says wins.
+    pub fn learn(&mut self, port: PortIndex, learned: &Learned, change: Change) {
+        let Some(own) = self.ports.get_mut(port.index()) else {
+            return;
+        };
+        match change {
+            Change::Station(address) => own.set_station(address, learned, &mut self.hops),
+            Change::Route(to) => {
+                own.set_route(&to, learned, &mut self.hops, &self.by_peer);
+            }
         }
     }
 
-    /// The tables, with what the kernel has `learned` behind each port; ports beyond that have learned nothing. What the
-    /// policy says wins.
-    pub fn tables(&self, learned: &[Learned]) -> Tables {
-        let nothing = Learned::default();
-        let mut next_hops = Vec::new();
-        let ports = (0u16..).zip(&self.ports).map(|(at, port)| {
-            let learned = learned.get(usize::from(at)).unwrap_or(&nothing);
-            let routes = port.routes(PortIndex(at), learned, &mut next_hops);
+    /// Tables with all that was taken in.
+    pub fn tables(&mut self) -> Tables {
+        let published = self.hops.publish();
+        let ports = self.ports.iter_mut().map(|port| {
+            self.moved |= port.look_up_peers(&self.hops, &self.peers, &self.by_peer);
             PortTable {
                 side: port.side,
                 mac: port.mac,
                 local: Arc::clone(&port.local),
-                sa_hops: self.peers.iter().map(|peer| routes.lookup(*peer)).collect(),
-                routes,
+                routes: port.fib.routes(),
+                sa_hops: Arc::clone(&port.sa_hops),
             }
         });
         Tables {
             ports: ports.collect(),
             spd: Arc::clone(&self.spd),
             spis: Arc::clone(&self.spis),
-            next_hops: next_hops.into(),
+            next_hops: published.hops,
+            groups: published.groups,
             admin_prohibited: self.admin_prohibited,
         }
     }
 
     /// Notes that the peer of the SA in `slot` is at `address` now. Tables that are compiled from then on lead there.
     pub fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
-        if let Some(peer) = self.peers.get_mut(slot.index()) {
-            *peer = address;
+        let Some(peer) = self.peers.get_mut(slot.index()) else {
+            return;
+        };
+        let before = std::mem::replace(peer, address);
+        if let Some(slots) = self.by_peer.get_mut(&before) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.by_peer.remove(&before);
+            }
+        }
+        self.by_peer.entry(address).or_default().push(slot);
+        for port in &mut self.ports {
+            if let Stale::Some(peers) = &mut port.stale {
+                peers.insert(address);
+            }
         }
     }
 
-    /// The stations that tunnels need and whose MAC address `tables` does not have.
-    pub fn missing(&self, tables: &Tables) -> BTreeSet<(PortIndex, IpAddr)> {
-        let unprotected = (0u16..).map(PortIndex).zip(&tables.ports);
+    /// Whether peers may have other next hops than when this was last asked.
+    pub fn has_moved_peers(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// The routers that share a prefix with others, and whose MAC address is not known: no packet asks for them while one
+    /// of the others can be reached.
+    pub fn left_out(&self) -> BTreeSet<(PortIndex, IpAddr)> {
+        self.hops.left_out()
+    }
+
+    /// The stations that tunnels need and whose MAC address is not known.
+    pub fn needed(&self) -> BTreeSet<(PortIndex, IpAddr)> {
+        let unprotected = self.ports.iter().filter(|port| port.is_unprotected());
         unprotected
-            .filter(|(_, port)| port.side == Side::Unprotected)
-            .flat_map(|(at, port)| {
-                let missing = self
-                    .peers
-                    .iter()
-                    .filter_map(|peer| port.routes.missing(*peer));
-                missing.map(move |address| (at, address))
+            .flat_map(|port| {
+                let of_peer = |peer: &IpAddr| port.missing(*peer, &self.hops);
+                let missing = self.by_peer.keys().flat_map(of_peer);
+                missing.map(|address| (port.index, address))
             })
             .collect()
+    }
+
+    /// The stations behind `port` whose MAC address is wanting for `destination`: it itself, or the routers before it.
+    /// None where nothing is wanting or there is no route.
+    pub fn missing(&self, port: PortIndex, destination: IpAddr) -> Vec<IpAddr> {
+        let port = self.ports.get(port.index());
+        port.map_or_else(Vec::new, |port| port.missing(destination, &self.hops))
     }
 }
 
 impl PortPlan {
-    fn routes(&self, index: PortIndex, learned: &Learned, next_hops: &mut Vec<NextHop>) -> Routes {
-        let mut routes = Routes::default();
-        let mut add_hop = |mac: &[u8; 6]| {
-            let hop = NextHopIndex(u32::try_from(next_hops.len()).unwrap_or(u32::MAX));
-            let mut macs = [0; 12];
-            macs[..6].copy_from_slice(mac);
-            macs[6..].copy_from_slice(&self.mac);
-            next_hops.push(NextHop {
-                macs,
-                port: index,
-                mtu: self.mtu,
-            });
-            hop
-        };
-        for (address, mac) in &self.neighbours {
-            let hop = add_hop(mac);
-            routes.add_neighbour(*address, hop);
+    fn read_policy(&mut self, policy: &Policy) {
+        for hop in policy
+            .neighbours
+            .iter()
+            .filter(|hop| hop.port == self.index)
+        {
+            self.neighbours.insert(hop.address, hop.mac.0);
             // A neighbour is on the link, whether or not the port's subnets hold it.
-            routes.add_route(&(*address).into(), RouteTarget::Via(hop));
+            let via = Wanted::Via(vec![(hop.address, 1)]);
+            self.routes.insert(hop.address.into(), via);
         }
-        for (address, mac) in &learned.neighbours {
-            if !routes.has_neighbour(*address) {
-                routes.add_neighbour(*address, add_hop(mac));
-            }
+        for address in &policy.ports[self.index.index()].addresses {
+            let own = self.routes.entry(address.trunc());
+            own.or_insert(Wanted::OnLink);
         }
-        for address in &self.addresses {
-            routes.add_route(&address.trunc(), RouteTarget::OnLink);
+        let mut of_policy: BTreeMap<IpNet, Vec<(IpAddr, u16)>> = BTreeMap::new();
+        for route in policy
+            .routes
+            .iter()
+            .filter(|route| route.port == self.index)
+        {
+            of_policy.entry(route.to).or_default().push((route.via, 1));
         }
-        for (to, via) in &self.routes {
-            routes.add_route_via(to, *via);
+        for (to, routers) in of_policy {
+            self.routes.entry(to).or_insert(Wanted::Via(routers));
         }
-        for route in &learned.routes {
-            match route.via {
-                // The kernel's routers are on the link, whatever routes there are.
-                Some(via) => routes.add_route_by(&route.to, via),
-                None => routes.add_route(&route.to, RouteTarget::OnLink),
-            }
-        }
-        routes.compile();
-        routes
     }
+
+    fn is_unprotected(&self) -> bool {
+        self.side == Side::Unprotected
+    }
+
+    fn mac_of(&self, address: IpAddr, learned: &Learned) -> Option<[u8; 6]> {
+        let of_policy = self.neighbours.get(&address);
+        of_policy
+            .or_else(|| learned.neighbours.get(&address))
+            .copied()
+    }
+
+    fn set_station(&mut self, address: IpAddr, learned: &Learned, hops: &mut NextHops) {
+        let mac = self.mac_of(address, learned);
+        let turned = hops.set_mac(self.index, address, mac);
+        let is_there = self.fib.has_station(address);
+        if mac.is_some() && !is_there {
+            let hop = hops.station(self.index, address, mac);
+            self.fib.set_station(address, Some(hop));
+        }
+        if mac.is_none()
+            && let Some(hop) = self.fib.set_station(address, None)
+        {
+            hops.release(hop);
+        }
+        if turned || is_there != mac.is_some() {
+            self.stale = Stale::All;
+        }
+    }
+
+    fn set_route(
+        &mut self,
+        to: &IpNet,
+        learned: &Learned,
+        hops: &mut NextHops,
+        by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
+    ) {
+        let wanted = self.routes.get(to).cloned().or_else(|| best(learned, *to));
+        let target = wanted.map(|wanted| self.target(wanted, learned, hops));
+        if let Some(RouteTarget::Via(old)) = self.fib.set_route(to, target) {
+            hops.release(old);
+        }
+        if let Stale::Some(peers) = &mut self.stale {
+            let inside = by_peer.range(to.network()..=to.broadcast());
+            peers.extend(inside.map(|(peer, _)| *peer));
+        }
+    }
+
+    fn target(&self, wanted: Wanted, learned: &Learned, hops: &mut NextHops) -> RouteTarget {
+        let Wanted::Via(routers) = wanted else {
+            return RouteTarget::OnLink;
+        };
+        let mut members = routers.into_iter().map(|(router, weight)| Member {
+            hop: hops.station(self.index, router, self.mac_of(router, learned)),
+            weight,
+        });
+        RouteTarget::Via(match (members.next(), members.next()) {
+            (Some(only), None) => only.hop,
+            (first, second) => {
+                let all: Vec<_> = first.into_iter().chain(second).chain(members).collect();
+                hops.group(all)
+            }
+        })
+    }
+
+    /// The next hop towards each peer, chosen once where there are several, so that an SA's packets stay in order.
+    /// Returns whether any was looked up.
+    fn look_up_peers(
+        &mut self,
+        hops: &NextHops,
+        peers: &[IpAddr],
+        by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
+    ) -> bool {
+        let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
+        if !self.is_unprotected() || stale == Stale::Some(BTreeSet::new()) {
+            return false;
+        }
+        let mut found = self.sa_hops.to_vec();
+        found.resize(peers.len(), Err(DropReason::NoRoute));
+        let stale = by_peer.iter().filter(|(peer, _)| match &stale {
+            Stale::All => true,
+            Stale::Some(some) => some.contains(peer),
+        });
+        for (peer, slots) in stale {
+            let hop = self.fib.lookup(*peer);
+            for slot in slots {
+                let chosen = |hop| {
+                    let chosen = hops.choose(hop, mix(slot.0.into()));
+                    chosen.ok_or(DropReason::NoNeighbour)
+                };
+                if let Some(place) = found.get_mut(slot.index()) {
+                    *place = hop.and_then(chosen);
+                }
+            }
+        }
+        if found[..] != self.sa_hops[..] {
+            self.sa_hops = found.into();
+        }
+        true
+    }
+
+    fn missing(&self, destination: IpAddr, hops: &NextHops) -> Vec<IpAddr> {
+        match self.fib.target(destination) {
+            None => Vec::new(),
+            Some(RouteTarget::OnLink) => {
+                let is_known = self.fib.has_station(destination);
+                if is_known {
+                    Vec::new()
+                } else {
+                    vec![destination]
+                }
+            }
+            Some(RouteTarget::Via(hop)) => {
+                let routers = hops.members(hop).into_iter();
+                let routers = routers.filter_map(|hop| hops.address(hop));
+                let wanting: BTreeSet<_> = routers
+                    .filter_map(|(address, is_known)| (!is_known).then_some(address))
+                    .collect();
+                wanting.into_iter().collect()
+            }
+        }
+    }
+}
+
+/// Where the best of the kernel's routes to `to` lead.
+fn best(learned: &Learned, to: IpNet) -> Option<Wanted> {
+    let mut routes = learned.routes_to(to).peekable();
+    let metric = routes.peek()?.metric;
+    let mut routers: Vec<(IpAddr, u16)> = Vec::new();
+    for route in routes.take_while(|route| route.metric == metric) {
+        match route.via {
+            // The kernel's routers are on the link, whatever routes there are.
+            Some(via) if routers.iter().all(|(other, _)| *other != via) => {
+                routers.push((via, route.weight));
+            }
+            Some(_) => {}
+            None => return Some(Wanted::OnLink),
+        }
+    }
+    Some(Wanted::Via(routers))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::drop::DropReason;
-
-    fn plan() -> PortPlan {
-        PortPlan {
-            side: Side::Unprotected,
-            mac: [2, 0, 0, 0, 0, 1],
-            mtu: 1500,
-            local: Arc::default(),
-            addresses: vec!["192.0.2.1/24".parse().expect("prefix")],
-            neighbours: vec![(ip("192.0.2.9"), [9; 6])],
-            routes: vec![(net("10.0.0.0/8"), ip("192.0.2.9"))],
-        }
-    }
-
-    fn net(text: &str) -> IpNet {
-        text.parse().expect("prefix")
-    }
-
-    fn to(prefix: &str, metric: u32, via: Option<IpAddr>) -> LearnedRoute {
-        LearnedRoute {
-            to: net(prefix),
-            metric,
-            via,
-        }
-    }
-
-    #[test]
-    fn routers_are_on_the_link_whatever_the_order_of_routes() {
-        let mut learned = Learned::default();
-        let router = ip("fe80::7");
-        learned.neighbours.insert(router, [7; 6]);
-        learned.routes.insert(to("::/0", 1024, Some(router)));
-        learned.routes.insert(to("fe80::/64", 256, None));
-        let mut hops = Vec::new();
-        let routes = plan().routes(PortIndex(0), &learned, &mut hops);
-        let NextHopIndex(hop) = routes.lookup(ip("2001:db8::9")).expect("a next hop");
-        assert_eq!(hops[hop as usize].macs[0], 7);
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("address")
-    }
-
-    #[test]
-    fn what_the_policy_says_wins_over_what_was_learned() {
-        let mut learned = Learned::default();
-        for (address, mac) in [("192.0.2.9", [7; 6]), ("192.0.2.8", [8; 6])] {
-            learned.neighbours.insert(ip(address), mac);
-        }
-        let router = Some(ip("192.0.2.8"));
-        learned.routes.insert(to("10.0.0.0/8", 0, router));
-        learned.routes.insert(to("10.1.0.0/16", 0, router));
-        let mut hops = Vec::new();
-        let routes = plan().routes(PortIndex(0), &learned, &mut hops);
-        let mac_of = |address| {
-            let NextHopIndex(hop) = routes.lookup(ip(address)).expect("a next hop");
-            hops[hop as usize].macs[0]
-        };
-        assert_eq!(mac_of("192.0.2.9"), 9);
-        assert_eq!(mac_of("192.0.2.8"), 8);
-        assert_eq!(mac_of("10.2.0.1"), 9);
-        assert_eq!(
-            mac_of("10.1.0.1"),
-            8,
-            "the longer prefix, of whichever origin"
-        );
-    }
-
-    #[test]
-    fn of_two_learned_routes_the_lower_metric_counts() {
-        let mut learned = Learned::default();
-        for (metric, last) in [(20, 7), (10, 8)] {
-            let router = IpAddr::from([192, 0, 2, last]);
-            learned.neighbours.insert(router, [last; 6]);
-            learned
-                .routes
-                .insert(to("198.51.100.0/24", metric, Some(router)));
-        }
-        let mut hops = Vec::new();
-        let routes = plan().routes(PortIndex(0), &learned, &mut hops);
-        let NextHopIndex(hop) = routes.lookup(ip("198.51.100.1")).expect("a next hop");
-        assert_eq!(hops[hop as usize].macs[0], 8);
-    }
-
-    #[test]
-    fn missing_is_the_station_or_the_router_before_it() {
-        let mut learned = Learned::default();
-        let router = Some(ip("192.0.2.7"));
-        learned.routes.insert(to("198.51.100.0/24", 0, router));
-        let routes = plan().routes(PortIndex(0), &learned, &mut Vec::new());
-        assert_eq!(routes.missing(ip("192.0.2.5")), Some(ip("192.0.2.5")));
-        assert_eq!(routes.missing(ip("198.51.100.1")), router);
-        assert_eq!(routes.missing(ip("192.0.2.9")), None, "it is known");
-        assert_eq!(routes.missing(ip("203.0.113.1")), None, "no route");
-        assert_eq!(
-            routes.lookup(ip("198.51.100.1")),
-            Err(DropReason::NoNeighbour)
-        );
-    }
-}
+mod tests;

@@ -105,23 +105,27 @@ pub(super) fn read_routes(
     neighbours: &Neighbours,
     faults: &mut Faults<'_>,
 ) -> Option<Vec<Route>> {
-    let mut seen: HashMap<(PortIndex, IpNet), Span> = HashMap::new();
+    let mut seen: HashMap<(PortIndex, IpNet, IpAddr), Span> = HashMap::new();
     let mut routes = Some(Vec::new());
     for table in tables {
         let Some((to, route)) = route(table, ports, neighbours, faults) else {
             routes = None;
             continue;
         };
-        if let Some(first) = seen.get(&(route.port, route.to)) {
+        if let Some(first) = seen.get(&(route.port, route.to, route.via)) {
             let port = quoted(ports.name(route.port));
-            let fault = Fault::new(&to, format!("port {port} has two routes to {}", route.to));
+            let message = format!(
+                "port {port} has two routes to {} by {}",
+                route.to, route.via
+            );
+            let fault = Fault::new(&to, message);
             faults.add(
                 fault
                     .related(first, "the first is here")
                     .help("remove one of the two"),
             );
         } else {
-            seen.insert((route.port, route.to), to);
+            seen.insert((route.port, route.to, route.via), to);
         }
         if let Some(routes) = &mut routes {
             routes.push(route);

@@ -10,8 +10,10 @@ use rustc_hash::FxHashSet;
 
 use crate::drop::DropReason;
 use crate::ids::{NextHopIndex, PortIndex, SaIndex};
+use crate::ipsec::flow_hash::{flow_hash, mix};
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
+use crate::meta::PacketKind;
 use crate::policy::model::Side;
 use crate::policy::routes::Routes;
 use crate::rcu::prefetch;
@@ -25,7 +27,9 @@ pub struct Tables {
     /// By `PortIndex`.
     pub ports: Box<[PortTable]>,
     /// By `NextHopIndex`.
-    pub next_hops: Box<[NextHop]>,
+    pub next_hops: Arc<[NextHop]>,
+    /// By [`NextHopIndex::group`].
+    pub groups: Arc<[HopGroup]>,
     /// Senders are told where policy discards their packets.
     pub admin_prohibited: bool,
 }
@@ -41,7 +45,7 @@ pub struct PortTable {
     /// Routes and neighbours behind it.
     pub routes: Routes,
     /// By `SaIndex`: the next hop towards the SA's peer out of this port, or why there is none.
-    pub sa_hops: Box<[Result<NextHopIndex, DropReason>]>,
+    pub sa_hops: Arc<[Result<NextHopIndex, DropReason>]>,
 }
 
 /// Addresses that are the gateway's own on one port.
@@ -71,6 +75,35 @@ pub struct NextHop {
     pub mtu: u16,
 }
 
+impl NextHop {
+    /// One whose MAC address is not known. Nothing fits its MTU, which is how packets notice.
+    pub const UNRESOLVED: Self = Self {
+        macs: [0; 12],
+        port: PortIndex(0),
+        mtu: 0,
+    };
+}
+
+/// Places that flows fall into where there are several next hops.
+pub const BUCKETS: usize = 256;
+
+/// Several next hops of equal cost: [`BUCKETS`] places, each of which is one that can be reached; none where none can.
+#[derive(Clone, Default)]
+pub struct HopGroup(Arc<[NextHopIndex]>);
+
+impl HopGroup {
+    /// With these places.
+    pub(super) fn new(buckets: Arc<[NextHopIndex]>) -> Self {
+        Self(buckets)
+    }
+
+    /// The next hop of a flow that has this hash.
+    #[inline]
+    pub fn choose(&self, hash: u32) -> Option<NextHopIndex> {
+        self.0.get((hash >> 24) as usize).copied()
+    }
+}
+
 impl LocalAddresses {
     /// Adds an IPv4 address.
     pub fn add_v4(&mut self, address: u32) {
@@ -96,10 +129,30 @@ impl Tables {
         self.ports.get(index.index())
     }
 
-    /// The largest IP packet that may go to the next hop at `index`; 0 where there is none.
+    /// The largest IP packet that may go to the next hop at `index`; 0 where there is none, or it is one of several.
     #[inline]
     pub fn mtu(&self, index: NextHopIndex) -> u16 {
         self.next_hop(index).map_or(0, |hop| hop.mtu)
+    }
+
+    /// The next hop of the IP packet `data`, for which a lookup has come to `index`: the one of its flow where there are
+    /// several. To be asked where [`Self::mtu`] is 0.
+    ///
+    /// # Errors
+    /// `NoNeighbour` where the MAC addresses of all of them are unknown.
+    #[inline(never)]
+    pub fn choose(
+        &self,
+        index: NextHopIndex,
+        data: &[u8],
+        kind: PacketKind,
+    ) -> Result<NextHopIndex, DropReason> {
+        let group = index.group().and_then(|at| self.groups.get(at as usize));
+        // Mixed once more: what a split tunnel's SAs have in common must not come to one next hop.
+        let hash = mix(flow_hash(data, kind, false).into());
+        group
+            .and_then(|group| group.choose(hash))
+            .ok_or(DropReason::NoNeighbour)
     }
 
     /// The next hop at `index`.

@@ -199,7 +199,11 @@ fn route<B: PacketBuf>(
         AddressPair::V4(_, destination) => routes.lookup_v4(destination)?,
         AddressPair::V6(_, destination) => routes.lookup_v6(destination)?,
     };
-    let mtu = view.tables.mtu(meta.next_hop);
+    let mut mtu = view.tables.mtu(meta.next_hop);
+    if mtu == 0 {
+        meta.next_hop = view.tables.choose(meta.next_hop, packet.data(), meta.kind)?;
+        mtu = view.tables.mtu(meta.next_hop);
+    }
     if packet.data().len() > usize::from(mtu) {
         fit::too_big_to_forward(meta, mtu)?;
         *cuts = true;
