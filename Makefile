@@ -25,7 +25,7 @@ endif
 # Where one of several will do, they stand with a bar between them, the one to install first.
 PACKAGES := build-essential pkg-config clang libclang-dev|libclang-14-dev libdpdk-dev dpdk dpdk-dev ca-certificates \
             iproute2 ethtool util-linux nftables conntrack \
-            iputils-ping iperf3 tcpdump \
+            iputils-ping iperf3 tcpdump frr \
             python3-scapy python3-cryptography tshark
 
 # Tiers of AES-GCM. Tests that need one run in the best that the processor has, and those of packets in each.

@@ -23,6 +23,7 @@
 
 mod capture;
 mod checks;
+mod frr;
 mod gateway;
 mod nat;
 mod netns;
@@ -44,6 +45,7 @@ pub use checks::{
     assert_balanced, assert_clean_stop, assert_too_big_stops_at_limit, assert_tshark_agrees,
     assert_wire_shows_only_esp, is_balanced, run_course, sa_packets, shows_inner_packet,
 };
+pub use frr::{Bgp, BgpSpec};
 pub use gateway::{Exit, Gateway};
 pub use nat::{Nat, Outside};
 pub use netns::{Netns, command_line, run};
@@ -109,6 +111,8 @@ pub struct Testbed {
     pub wire: Netns,
     spec: TunnelSpec,
     dir: PathBuf,
+    /// Namespaces beside those above.
+    extra: Vec<Netns>,
     // Held while the test bed exists; declared last, so that it is given back last.
     _lock: File,
 }
@@ -171,6 +175,7 @@ impl Testbed {
             wire: Netns::new(format!("{stem}-wire")),
             spec,
             dir,
+            extra: Vec::new(),
             _lock: lock,
         };
         // From here on, dropping `bed` cleans up.
@@ -217,6 +222,19 @@ impl Testbed {
         }
     }
 
+    /// One more namespace, which goes with the test bed; the last part of its name is `role`.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn extra_namespace(&mut self, role: &str) -> Result<Netns> {
+        let stem = self.west.name().trim_end_matches("-west");
+        let netns = Netns::new(format!("{stem}-{role}"));
+        run(&["ip", "netns", "add", netns.name()])?;
+        self.extra.push(netns.clone());
+        run(&["ip", "-n", netns.name(), "link", "set", "lo", "up"])?;
+        Ok(netns)
+    }
+
     fn namespaces(&self) -> [&Netns; 5] {
         [
             &self.host_a,
@@ -236,7 +254,7 @@ impl Drop for Testbed {
             eprintln!("--- log of {}\n{}", self.west.name(), self.west.log());
             eprintln!("--- log of {}\n{}", self.east.name(), self.east.log());
         }
-        for netns in self.namespaces() {
+        for netns in self.namespaces().into_iter().chain(&self.extra) {
             netns.delete();
         }
         for gateway in [&self.west, &self.east] {
