@@ -94,6 +94,7 @@ reasons! {
         Ike = "ike", "IKE: UDP port 500, or port 4500 with the non-ESP marker.";
         Multicast = "multicast", "Sent to everyone on the link: routing protocols, group membership, DHCP.";
         Local = "local", "Anything else for the gateway itself.";
+        Unresolved = "unresolved", "Waits until the next hop's MAC address is found; `show ports` says what became of it.";
     }
 }
 

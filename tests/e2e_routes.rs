@@ -278,3 +278,76 @@ fn a_storm_of_routes_is_taken_in_while_the_gateway_answers() -> Result<()> {
     assert_balanced(&bed)?;
     assert_clean_stop(&mut bed)
 }
+
+/// What `show ports` counts for a port of the east gateway.
+fn host_counter(bed: &Testbed, port: &str, counter: &str) -> Result<u64> {
+    let shown = bed.east.show("ports")?;
+    let ports = shown["ports"].as_array().into_iter().flatten();
+    let of_port = ports.filter(|row| row["name"] == port);
+    Ok(of_port
+        .filter_map(|row| row["host"][counter].as_u64())
+        .sum())
+}
+
+#[test]
+fn first_packets_wait_for_their_neighbour() -> Result<()> {
+    let spec = TunnelSpec {
+        static_neighbours: false,
+        ..twins()
+    };
+    let Some(mut bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    for family in [Family::V4, Family::V6] {
+        for round in 0..4 {
+            let far = Site::East.host_address(family).to_string();
+            let peer = Site::West.wan_address(Family::V4).to_string();
+            if round > 0 {
+                // The station, and then the peer too, is found out once more.
+                let _ = bed
+                    .east
+                    .netns()
+                    .run(&["ip", "neigh", "del", &far, "dev", "lan"]);
+                if round > 1 {
+                    let _ = bed
+                        .east
+                        .netns()
+                        .run(&["ip", "neigh", "del", &peer, "dev", "wan"]);
+                }
+            }
+            let first = ["ping", "-n", "-c", "1", "-W", "3", &far];
+            bed.host_a.run(&first)?;
+        }
+    }
+    assert!(
+        host_counter(&bed, "lan", "waited")? > 0,
+        "{:#}",
+        bed.east.show("ports")?
+    );
+    // Nobody is there: what waits is bounded, and ends.
+    let nobody = [
+        "ping",
+        "-n",
+        "-c",
+        "40",
+        "-i",
+        "0.01",
+        "-W",
+        "1",
+        "10.2.0.99",
+    ];
+    assert!(bed.host_a.run(&nobody).is_err());
+    let all_ended = wait_until(Duration::from_secs(5), || {
+        let waited = host_counter(&bed, "lan", "waited_dropped");
+        let refused = bed.east.dropped_for("inbound", "no-neighbour");
+        waited.unwrap_or(0) + refused.unwrap_or(0) >= 40
+    });
+    assert!(
+        all_ended,
+        "{:#}\n{:#}",
+        bed.east.show("ports")?,
+        bed.east.show("drops")?
+    );
+    assert_balanced(&bed)?;
+    assert_clean_stop(&mut bed)
+}

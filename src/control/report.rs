@@ -82,6 +82,12 @@ pub struct HostReport {
     pub from_host_dropped: u64,
     /// ICMP errors made for packets that the port brought or should have taken.
     pub icmp_errors: u64,
+    /// Packets to leave by the port that waited for a MAC address, and went on then.
+    #[serde(default)]
+    pub waited: u64,
+    /// Those that waited too long, or for whom there was no room.
+    #[serde(default)]
+    pub waited_dropped: u64,
 }
 
 /// Receive side scaling of a port, as its driver tells.

@@ -67,7 +67,10 @@ pub fn assemble<'p>(
     let shared = Arc::new(Shared {
         tables: writer.slots(1),
         sad: Sad::new(&writer, slots),
-        host: HostRings::new(ports.len()),
+        host: HostRings {
+            resolves: policy.ports.iter().map(|port| port.host).collect(),
+            ..HostRings::new(ports.len())
+        },
     });
     let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
     let topology = Topology {

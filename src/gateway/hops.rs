@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::host::Monitor;
+use crate::gateway::waiting::WaitingRoom;
+use crate::host::{HostPort, Monitor};
 use crate::ids::{PortIndex, SaIndex};
 use crate::policy::plan::Plan;
 use crate::rcu::Writer;
@@ -31,7 +32,7 @@ const MAX_NEEDED: usize = 64;
 const MAX_WANTED: usize = 64;
 
 /// The tables' sources, and what is still to be found out.
-pub(super) struct Hops {
+pub(super) struct Hops<'p> {
     plan: Plan,
     monitor: Monitor,
     /// Something changed since the last set of tables.
@@ -48,9 +49,11 @@ pub(super) struct Hops {
     looked: Option<Instant>,
     /// When the kernel last refused something.
     refused: Option<Instant>,
+    /// First packets.
+    room: WaitingRoom<'p>,
 }
 
-impl Hops {
+impl<'p> Hops<'p> {
     pub(super) fn new(plan: Plan, monitor: Monitor) -> Self {
         Self {
             plan,
@@ -63,26 +66,45 @@ impl Hops {
             needed: Vec::new(),
             looked: None,
             refused: None,
+            room: WaitingRoom::default(),
         }
     }
 
     /// Takes in what the kernel has said, publishes tables that have it, and has the kernel find out what is wanting.
-    pub(super) fn follow(&mut self, shared: &Shared<'_>, writer: &mut Writer) {
+    pub(super) fn follow(&mut self, shared: &Shared<'p>, writer: &mut Writer, ports: &[HostPort]) {
         match self.monitor.follow(SLICE) {
             Ok(busy) => self.is_busy = busy,
             Err(error) => self.warn("follow neighbours and routes", &error),
         }
         self.take_in();
-        if self.stale && (self.looked.is_none() || self.is_due()) {
-            let began = Instant::now();
-            let tables = Box::new(self.plan.tables());
-            // Slot 0 exists and is this writer's.
-            let _ = writer.replace(&shared.tables, 0, Some(tables));
-            (self.stale, self.compiled) = (false, (Instant::now(), began.elapsed()));
-            if self.plan.has_moved_peers() {
-                self.looked = None;
-            }
+        self.publish(shared, writer);
+        self.room.take_in(&shared.host, &self.plan, ports);
+        // Only as the workers see it: tables that are yet to be published come in a moment.
+        if !self.stale
+            && let Some(tables) = shared.tables.get_owned(writer, 0)
+        {
+            self.room.let_go(shared, tables, &self.plan, ports);
         }
+        self.ask_for_needed();
+        self.ask_for_wanted(shared);
+    }
+
+    fn publish(&mut self, shared: &Shared<'p>, writer: &mut Writer) {
+        if !self.stale || (self.looked.is_some() && !self.is_due()) {
+            return;
+        }
+        let began = Instant::now();
+        let tables = Box::new(self.plan.tables());
+        // Slot 0 exists and is this writer's.
+        let _ = writer.replace(&shared.tables, 0, Some(tables));
+        (self.stale, self.compiled) = (false, (Instant::now(), began.elapsed()));
+        if self.plan.has_moved_peers() {
+            self.looked = None;
+        }
+    }
+
+    /// Asks for the stations that tunnels need, and for routers that nobody else asks for.
+    fn ask_for_needed(&mut self) {
         if self.looked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             self.looked = Some(Instant::now());
             let kept = |kept: bool| move |(port, address)| (port, address, kept);
@@ -96,11 +118,23 @@ impl Hops {
             };
             self.ask(port, address, kept);
         }
-        self.wanted.retain(|_, at| at.elapsed() < ASK_INTERVAL);
+    }
+
+    /// Asks for the stations that packets lack, and goes on to ask while packets wait for them.
+    fn ask_for_wanted(&mut self, shared: &Shared<'p>) {
+        // One that was found and lost again is asked for at once.
+        let plan = &self.plan;
+        self.wanted.retain(|(port, address), at| {
+            at.elapsed() < ASK_INTERVAL && !plan.is_reachable(*port, *address)
+        });
+        let mut destinations = self.room.destinations();
         for _ in 0..shared.host.wanted.capacity() {
-            let Some((port, destination)) = shared.host.wanted.pop() else {
+            let Some(wanted) = shared.host.wanted.pop() else {
                 break;
             };
+            destinations.push(wanted);
+        }
+        for (port, destination) in destinations {
             for address in self.plan.missing(port, destination) {
                 let is_full = self.wanted.len() >= MAX_WANTED;
                 if let Entry::Vacant(entry) = self.wanted.entry((port, address))

@@ -9,6 +9,7 @@ mod paths;
 pub mod ports;
 mod serve;
 mod tunnels;
+mod waiting;
 
 pub use assembly::{Assembly, WorkerView, assemble};
 pub use serve::block_signals;
@@ -100,7 +101,7 @@ struct Control<'p, 'r> {
     started: &'r [StartedPort<'p>],
     workers: Vec<WorkerView>,
     host: Arc<[HostPort]>,
-    hops: Hops,
+    hops: Hops<'p>,
     paths: Paths,
     path_reports: Arc<ArrayQueue<PathReport>>,
     peers: Peers,

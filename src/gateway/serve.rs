@@ -75,7 +75,8 @@ pub(super) fn serve(
         })?;
         control.leases.tick(&control.shared.sad, &control.writer);
         keepalive::follow_peers(control);
-        control.hops.follow(&control.shared, &mut control.writer);
+        let (shared, writer) = (&control.shared, &mut control.writer);
+        control.hops.follow(shared, writer, &control.host);
         let reports = std::iter::from_fn(|| control.path_reports.pop());
         let sad = &control.shared.sad;
         control.paths.follow(reports, sad, &control.writer);
@@ -194,6 +195,8 @@ fn host_report(host: &HostPort, not_sent: u64) -> Option<HostReport> {
         to_host_dropped: host.to_host_dropped.get(),
         from_host: host.from_host.get(),
         from_host_dropped: host.from_host_dropped.get().saturating_add(not_sent),
+        waited: host.waited.get(),
+        waited_dropped: host.waited_dropped.get(),
         icmp_errors: host.icmp_errors.get(),
     })
 }

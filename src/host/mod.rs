@@ -92,6 +92,10 @@ pub struct HostPort {
     pub from_host: Counter,
     /// Those that had no room there, or no buffer.
     pub from_host_dropped: Counter,
+    /// Packets to leave by the port that waited for a MAC address, and went on then.
+    pub waited: Counter,
+    /// Those that waited too long, or for whom there was no room.
+    pub waited_dropped: Counter,
     /// ICMP errors made for packets that the port brought or should have taken.
     pub icmp_errors: Counter,
 }

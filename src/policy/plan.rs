@@ -232,6 +232,20 @@ impl Plan {
         std::mem::take(&mut self.moved)
     }
 
+    /// The outer address of the peer of the SAs in `slot`.
+    pub fn peer(&self, slot: SaIndex) -> Option<IpAddr> {
+        self.peers.get(slot.index()).copied()
+    }
+
+    /// Whether packets for `destination` can leave by `port`, with all that was taken in.
+    pub fn is_reachable(&self, port: PortIndex, destination: IpAddr) -> bool {
+        let found = self
+            .ports
+            .get(port.index())
+            .map(|port| port.fib.lookup(destination));
+        found.is_some_and(|hop| hop.is_ok_and(|hop| self.hops.choose(hop, 0).is_some()))
+    }
+
     /// The routers that share a prefix with others, and whose MAC address is not known: no packet asks for them while one
     /// of the others can be reached.
     pub fn left_out(&self) -> BTreeSet<(PortIndex, IpAddr)> {

@@ -11,7 +11,7 @@ use crate::ipsec::sad::BurstSas;
 use crate::ipsec::selector::AddressPair;
 use crate::ipsec::spd::SpdAction;
 use crate::meta::{PacketKind, PacketMeta};
-use crate::policy::tables::Tables;
+use crate::policy::tables::{PortTable, Tables};
 use crate::wire::ether::{self, EtherHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
@@ -194,22 +194,53 @@ fn route<B: PacketBuf>(
     view: View<'_>,
     cuts: &mut bool,
 ) -> Result<(), DropReason> {
-    let routes = &view.egress.routes;
-    meta.next_hop = match address_pair(packet.data(), meta).ok_or(DropReason::Runt)? {
-        AddressPair::V4(_, destination) => routes.lookup_v4(destination)?,
-        AddressPair::V6(_, destination) => routes.lookup_v6(destination)?,
-    };
-    let mut mtu = view.tables.mtu(meta.next_hop);
-    if mtu == 0 {
-        meta.next_hop = view.tables.choose(meta.next_hop, packet.data(), meta.kind)?;
-        mtu = view.tables.mtu(meta.next_hop);
-    }
+    // First, for a packet without neighbour waits and goes on without it.
+    fit::clamp_mss_opened(packet, meta, view);
+    let mtu = find_next_hop(packet, meta, view.tables, view.egress)?;
     if packet.data().len() > usize::from(mtu) {
         fit::too_big_to_forward(meta, mtu)?;
         *cuts = true;
     }
-    fit::clamp_mss_opened(packet, meta, view);
     decrement_ttl(packet.data_mut(), meta.kind)
+}
+
+/// Finds the next hop of an opened packet, and returns its MTU. Drops with `NoRoute`, `NoNeighbour`.
+#[inline(always)]
+fn find_next_hop<B: PacketBuf>(
+    packet: &B,
+    meta: &mut PacketMeta,
+    tables: &Tables,
+    egress: &PortTable,
+) -> Result<u16, DropReason> {
+    meta.next_hop = match address_pair(packet.data(), meta).ok_or(DropReason::Runt)? {
+        AddressPair::V4(_, destination) => egress.routes.lookup_v4(destination)?,
+        AddressPair::V6(_, destination) => egress.routes.lookup_v6(destination)?,
+    };
+    let mtu = tables.mtu(meta.next_hop);
+    if mtu == 0 {
+        meta.next_hop = tables.choose(meta.next_hop, packet.data(), meta.kind)?;
+        return Ok(tables.mtu(meta.next_hop));
+    }
+    Ok(mtu)
+}
+
+/// Takes an opened packet that found no neighbour behind `egress` before, and of which `meta` knows what it did then, to an
+/// Ethernet frame. What is too big for the link is not cut here.
+///
+/// # Errors
+/// Why it ends here. The packet may be changed then.
+pub fn forward_late<B: PacketBuf>(
+    packet: &mut B,
+    meta: &mut PacketMeta,
+    tables: &Tables,
+    egress: &PortTable,
+) -> Result<(), DropReason> {
+    let mtu = find_next_hop(packet, meta, tables, egress)?;
+    if packet.data().len() > usize::from(mtu) {
+        return Err(DropReason::TooBig);
+    }
+    decrement_ttl(packet.data_mut(), meta.kind)?;
+    put_link_header(packet, meta.next_hop, tables).ok_or(DropReason::NoRoom)
 }
 
 #[inline]

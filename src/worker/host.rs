@@ -11,7 +11,7 @@ use crate::bits::low_16;
 use crate::buf::PacketBuf;
 use crate::dpdk::mbuf::Mbuf;
 use crate::drop::{DropReason, Fate, PuntReason};
-use crate::ids::PortIndex;
+use crate::ids::{PortIndex, SaIndex};
 use crate::ipsec::esp_in::address_pair;
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
@@ -25,6 +25,8 @@ const MOST_AT_ONCE: i32 = 512;
 const FAILED: usize = 256;
 /// Destinations whose MAC address workers may want at one time.
 const WANTED: usize = 256;
+/// Packets that may be on their way to where they wait for a MAC address.
+const WAITING: usize = 128;
 /// Frames for one port that may wait for the worker that takes them.
 const FRAMES: usize = 256;
 
@@ -36,6 +38,10 @@ pub struct HostRings<'p> {
     pub failed: ArrayQueue<Failed<'p>>,
     /// To the host: destinations behind a port to which packets could not go for want of a MAC address.
     pub wanted: ArrayQueue<(PortIndex, IpAddr)>,
+    /// To the host: packets that wait until their next hop's MAC address is known.
+    pub waiting: ArrayQueue<Waiting<'p>>,
+    /// By `PortIndex`: whether the kernel finds out MAC addresses behind the port, so that waiting is of use.
+    pub resolves: Box<[bool]>,
     /// How much of that there may be.
     pub limits: PuntLimits,
     /// By `PortIndex`, from the host: frames that are to leave by the port.
@@ -52,6 +58,8 @@ impl HostRings<'_> {
             punts: ArrayQueue::new(PUNTS),
             failed: ArrayQueue::new(FAILED),
             wanted: ArrayQueue::new(WANTED),
+            waiting: ArrayQueue::new(WAITING),
+            resolves: vec![false; ports].into(),
             limits: PuntLimits::new(),
             to_send: frames(),
             to_take: frames(),
@@ -71,10 +79,36 @@ impl HostRings<'_> {
     pub fn clear(&self) {
         while self.punts.pop().is_some() {}
         while self.failed.pop().is_some() {}
+        while self.waiting.pop().is_some() {}
         for frames in self.to_send.iter().chain(&self.to_take) {
             while frames.pop().is_some() {}
         }
     }
+}
+
+/// A packet whose next hop has no MAC address yet.
+pub struct Waiting<'p> {
+    /// Opened: the IP packet, before its TTL was touched. To be sealed: the Ethernet frame as it came in.
+    pub mbuf: Mbuf<'p>,
+    /// The port it came in by.
+    pub ingress: PortIndex,
+    /// The port it is to leave by.
+    pub egress: PortIndex,
+    /// What is known of it.
+    pub meta: PacketMeta,
+    /// Whether it was opened, and is to leave in clear.
+    pub is_opened: bool,
+    /// Whom the way is wanted to.
+    pub towards: Towards,
+}
+
+/// Whom a packet that waits is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Towards {
+    /// A station, or what is behind a router.
+    Station(IpAddr),
+    /// The peer of the SA in this slot.
+    Peer(SaIndex),
 }
 
 /// A packet that ended here and whose sender is owed an ICMP error.
@@ -119,7 +153,7 @@ pub const fn punt_rate(reason: PuntReason) -> u32 {
         | PuntReason::NeighbourDiscovery
         | PuntReason::Icmp
         | PuntReason::Multicast => 1000,
-        PuntReason::Ike => 2000,
+        PuntReason::Ike | PuntReason::Unresolved => 2000,
         PuntReason::Local => 20_000,
     }
 }
@@ -226,12 +260,9 @@ pub(super) fn hand_over<'p>(
         Fate::Dropped(reason) if ports.owe_error(reason) => {
             fail(mbuf, meta, reason, ports, rings);
         }
-        // What tunnels want is known without this.
-        Fate::Dropped(DropReason::NoNeighbour)
-            if ports.side == Side::Unprotected || meta.sa.is_none() =>
-        {
-            if let Some(addresses) = address_pair(mbuf.data(), meta) {
-                let _ = rings.wanted.push((ports.egress, addresses.destination()));
+        Fate::Dropped(DropReason::NoNeighbour) => {
+            if wait(mbuf, meta, ports, rings) {
+                meta.punt(PuntReason::Unresolved);
             }
         }
         _ => {}
@@ -264,6 +295,40 @@ fn punt<'p>(
         .punts
         .push(Punted { mbuf, reason, port })
         .map_err(|_| DropReason::PuntFull)
+}
+
+/// Asks for the MAC address that is wanting, and has the packet wait for it. False where it may not; it is dropped then.
+fn wait<'p>(mut mbuf: Mbuf<'p>, meta: &PacketMeta, ports: Ports, rings: &HostRings<'p>) -> bool {
+    let is_opened = ports.side == Side::Unprotected;
+    let towards = match meta.sa {
+        // What tunnels want is asked for without this.
+        Some(slot) if !is_opened => Towards::Peer(slot),
+        _ => {
+            let Some(addresses) = address_pair(mbuf.data(), meta) else {
+                return false;
+            };
+            let destination = addresses.destination();
+            let _ = rings.wanted.push((ports.egress, destination));
+            Towards::Station(destination)
+        }
+    };
+    let is_found_out = rings.resolves.get(ports.egress.index()).copied();
+    if is_found_out != Some(true) || !rings.limits.take(PuntReason::Unresolved) {
+        return false;
+    }
+    // It comes back as it came.
+    if !is_opened && !mbuf.uncover(ether::HEADER_LEN) {
+        return false;
+    }
+    let waiting = Waiting {
+        mbuf,
+        ingress: ports.ingress,
+        egress: ports.egress,
+        meta: *meta,
+        is_opened,
+        towards,
+    };
+    rings.waiting.push(waiting).is_ok()
 }
 
 /// What there is no room or no credit for gets no error, which senders have to live with.
