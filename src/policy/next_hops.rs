@@ -381,10 +381,9 @@ mod tests {
     }
 
     fn places(hops: &NextHops, group: NextHopIndex) -> Vec<Option<NextHopIndex>> {
-        let step = (u32::MAX / BUCKETS as u32) + 1;
-        (0..BUCKETS as u32)
-            .map(|at| hops.choose(group, at * step))
-            .collect()
+        let all = u32::try_from(BUCKETS).expect("few");
+        let step = (u32::MAX / all) + 1;
+        (0..all).map(|at| hops.choose(group, at * step)).collect()
     }
 
     #[test]

@@ -260,11 +260,7 @@ pub(super) fn hand_over<'p>(
         Fate::Dropped(reason) if ports.owe_error(reason) => {
             fail(mbuf, meta, reason, ports, rings);
         }
-        Fate::Dropped(DropReason::NoNeighbour) => {
-            if wait(mbuf, meta, ports, rings) {
-                meta.punt(PuntReason::Unresolved);
-            }
-        }
+        Fate::Dropped(DropReason::NoNeighbour) => wait(mbuf, meta, ports, rings),
         _ => {}
     }
 }
@@ -297,15 +293,15 @@ fn punt<'p>(
         .map_err(|_| DropReason::PuntFull)
 }
 
-/// Asks for the MAC address that is wanting, and has the packet wait for it. False where it may not; it is dropped then.
-fn wait<'p>(mut mbuf: Mbuf<'p>, meta: &PacketMeta, ports: Ports, rings: &HostRings<'p>) -> bool {
+/// Asks for the MAC address that is wanting, and has the packet wait for it. Where it may not, it stays dropped.
+fn wait<'p>(mut mbuf: Mbuf<'p>, meta: &mut PacketMeta, ports: Ports, rings: &HostRings<'p>) {
     let is_opened = ports.side == Side::Unprotected;
     let towards = match meta.sa {
         // What tunnels want is asked for without this.
         Some(slot) if !is_opened => Towards::Peer(slot),
         _ => {
             let Some(addresses) = address_pair(mbuf.data(), meta) else {
-                return false;
+                return;
             };
             let destination = addresses.destination();
             let _ = rings.wanted.push((ports.egress, destination));
@@ -314,11 +310,11 @@ fn wait<'p>(mut mbuf: Mbuf<'p>, meta: &PacketMeta, ports: Ports, rings: &HostRin
     };
     let is_found_out = rings.resolves.get(ports.egress.index()).copied();
     if is_found_out != Some(true) || !rings.limits.take(PuntReason::Unresolved) {
-        return false;
+        return;
     }
     // It comes back as it came.
     if !is_opened && !mbuf.uncover(ether::HEADER_LEN) {
-        return false;
+        return;
     }
     let waiting = Waiting {
         mbuf,
@@ -328,7 +324,9 @@ fn wait<'p>(mut mbuf: Mbuf<'p>, meta: &PacketMeta, ports: Ports, rings: &HostRin
         is_opened,
         towards,
     };
-    rings.waiting.push(waiting).is_ok()
+    if rings.waiting.push(waiting).is_ok() {
+        meta.punt(PuntReason::Unresolved);
+    }
 }
 
 /// What there is no room or no credit for gets no error, which senders have to live with.
