@@ -204,17 +204,17 @@ fn tables_lead_where_the_peer_moved_however_often_they_are_compiled() {
         macs: vec![MacAddr([2; 6]); 2],
     };
     let mut plan = Plan::new(&policy(), &topology);
-    let leads_to = |plan: &Plan, slot| {
-        let tables = plan.tables(&[]);
+    let leads_to = |plan: &mut Plan, slot| {
+        let tables = plan.tables();
         let hop = tables.port(PortIndex(1)).map(|port| port.sa_hop(slot));
         let hop = tables.next_hop(hop.expect("a port").expect("a hop"));
         hop.map(|hop| hop.macs[5])
     };
-    assert_eq!(leads_to(&plan, SaIndex(0)), Some(2));
+    assert_eq!(leads_to(&mut plan, SaIndex(0)), Some(2));
     plan.move_peer(SaIndex(0), "192.0.2.9".parse().expect("address"));
     for _ in 0..2 {
-        assert_eq!(leads_to(&plan, SaIndex(0)), Some(9));
-        assert_eq!(leads_to(&plan, SaIndex(1)), Some(2), "another SA");
+        assert_eq!(leads_to(&mut plan, SaIndex(0)), Some(9));
+        assert_eq!(leads_to(&mut plan, SaIndex(1)), Some(2), "another SA");
     }
 }
 
