@@ -120,9 +120,17 @@ fn find_policy<B: PacketBuf>(
     match view.tables.spd.lookup(addresses) {
         SpdAction::Protect(slot) => Ok(slot),
         SpdAction::Spread(group) => Ok(group.slot(packet.data(), meta.kind)),
-        SpdAction::Bypass if addresses.is_routable() => Err(Fate::Bypassed),
-        SpdAction::Discard => Err(DropReason::Discarded.into()),
-        SpdAction::Bypass | SpdAction::NoPolicy => Err(DropReason::NoPolicy.into()),
+        other => Err(unsealed(other, addresses)),
+    }
+}
+
+/// What becomes of a packet that no SA is to seal. Apart, so that it takes nothing from those that one does.
+#[inline(never)]
+fn unsealed(action: SpdAction, addresses: AddressPair) -> Fate {
+    match action {
+        SpdAction::Bypass if addresses.is_routable() => Fate::Bypassed,
+        SpdAction::Discard => DropReason::Discarded.into(),
+        _ => DropReason::NoPolicy.into(),
     }
 }
 
@@ -187,7 +195,8 @@ pub fn route_bypassed_burst<B: PacketBuf>(
     cuts
 }
 
-#[inline]
+/// In both of its places, for it is all that [`route_burst`] does.
+#[inline(always)]
 fn route<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
