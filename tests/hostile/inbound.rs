@@ -237,19 +237,23 @@ fn link_layer(rig: &mut Rig<'_>) {
         DropReason::NotOurMac,
         "unicast IPv6 to a group MAC",
     );
-    let mut tagged = frame.clone();
-    tagged.splice(12..12, [0x81, 0, 0, 5]);
-    let types = [
-        tagged,
-        ether(mac, 0x88cc, &[0; 50]),
-        ether(mac, 46, &[0; 46]),
+    let types = [ether(mac, 0x88cc, &[0; 50]), ether(mac, 46, &[0; 46])];
+    rig.east
+        .refuse(SIDE, &types, DropReason::UnknownEtherType, "LLDP, 802.3");
+    let tagged = |frame: &[u8], tags: &[u8]| [&frame[..12], tags, &frame[12..]].concat();
+    let vlans = [
+        tagged(&frame, &[0x81, 0, 0, 5]),
+        tagged(&frame, &[0x88, 0xa8, 0, 5]),
+        tagged(&frame, &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 0]),
     ];
-    rig.east.refuse(
-        SIDE,
-        &types,
-        DropReason::UnknownEtherType,
-        "VLAN, LLDP, 802.3",
-    );
+    rig.east
+        .refuse(SIDE, &vlans, DropReason::UnknownVlan, "VLANs of no port");
+    let cut = tagged(&frame, &[0x81, 0, 0, 0])[..17].to_vec();
+    rig.east
+        .refuse(SIDE, &[cut], DropReason::Runt, "a tag cut short");
+    let another = rig.seal(std::slice::from_ref(&packet)).remove(0);
+    let with_priority = tagged(&another, &[0x81, 0, 0xe0, 0]);
+    rig.accept(&with_priority, &forwarded(&packet, 2), "a priority tag");
     let mut swapped = frame.clone();
     swapped[12..14].copy_from_slice(&[0x86, 0xdd]);
     let outcome = rig.east.run(SIDE, &[swapped]);
