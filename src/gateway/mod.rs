@@ -16,6 +16,7 @@ pub use serve::block_signals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam_queue::ArrayQueue;
 use tracing::{error, info};
@@ -253,37 +254,13 @@ fn run_threads<'p>(
                 measure_stages: options.measure_stages,
             };
             let body = move || run::run(worker, threads, &settings);
-            let spawned = std::thread::Builder::new()
-                .name(format!("worker-{core}"))
-                .spawn_scoped(scope, body);
-            match spawned {
-                Ok(handle) => handles.push(handle),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(GatewayError::System {
-                        what: "cannot start a worker thread",
-                        error,
-                    });
-                }
-            }
+            handles.push(spawn(scope, format!("worker-{core}"), &stop, body)?);
         }
         let carry = || {
             host.run(&shared, &stop);
             Ok(())
         };
-        match std::thread::Builder::new()
-            .name("host".into())
-            .spawn_scoped(scope, carry)
-        {
-            Ok(handle) => handles.push(handle),
-            Err(error) => {
-                stop.store(true, Ordering::Relaxed);
-                return Err(GatewayError::System {
-                    what: "cannot start the host thread",
-                    error,
-                });
-            }
-        }
+        handles.push(spawn(scope, "host".into(), &stop, carry)?);
         serve::unblock_signals();
         let served = serve::serve(&mut control, socket, options, || {
             handles.iter().any(|handle| handle.is_finished())
@@ -308,5 +285,27 @@ fn run_threads<'p>(
         pool_size: 0,
         pool_missing: 0,
         balanced,
+    })
+}
+
+/// Starts a thread of the gateway's.
+///
+/// # Errors
+/// Where the system refuses; the others have been told to stop then.
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    stop: &AtomicBool,
+    body: impl FnOnce() -> Result<(), DpdkError> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<(), DpdkError>>, GatewayError> {
+    let spawned = std::thread::Builder::new()
+        .name(name)
+        .spawn_scoped(scope, body);
+    spawned.map_err(|error| {
+        stop.store(true, Ordering::Relaxed);
+        GatewayError::System {
+            what: "cannot start a thread",
+            error,
+        }
     })
 }
