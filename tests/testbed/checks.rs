@@ -233,7 +233,7 @@ pub fn assert_tshark_agrees(bed: &Testbed, frames: u64) -> Result<()> {
     let mut command = std::process::Command::new("tshark");
     command
         .args(["-n", "-T", "fields", "-E", "occurrence=a", "-r"])
-        .arg(bed.dir().join("wire.pcap"))
+        .arg(bed.dir().join("w1.pcap"))
         .args(fields.iter().flat_map(|field| ["-e", field]));
     let output = command
         .output()
