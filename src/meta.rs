@@ -23,8 +23,7 @@ pub struct PacketMeta {
     pub esp_offset: u16,
     /// Length of the inner IP packet, in bytes.
     pub inner_len: u16,
-    /// Offset of the transport header from the start of the IP packet, in bytes: of the packet as received, and of the inner one
-    /// once it was opened.
+    /// Offset of the transport header from the start of the IP packet, in bytes as received.
     pub l4_offset: u16,
     /// Addresses of the IPv4 header, host byte order: of the packet as received, and of the inner one once it was opened.
     /// Of no meaning for IPv6.
@@ -33,9 +32,9 @@ pub struct PacketMeta {
     pub destination: u32,
     /// TOS or traffic class of the packet as received: outbound the inner header's, inbound the outer one's.
     pub tos: u8,
-    /// First byte of flags and fragment offset of the IPv4 header: as received, and of the inner one once it was opened.
+    /// First byte of flags and fragment offset of the IPv4 header as received.
     pub ip_flags: u8,
-    /// IP protocol after the headers and extension headers that were walked: as `l4_offset`.
+    /// IP protocol after the headers and extension headers that were walked, as received.
     pub protocol: u8,
     /// What the parser found.
     pub kind: PacketKind,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
-use crate::bits::{low_16, low_32};
+use crate::bits::low_32;
 use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, OpenJob};
 use crate::drop::DropReason;
@@ -20,8 +20,8 @@ use crate::ipsec::selector::{AddressPair, v4, v6};
 use crate::meta::{BURST, PacketKind, PacketMeta};
 use crate::wire::esp::{self, EspHeader};
 use crate::wire::ip::protocol;
-use crate::wire::ipv4::{self, Ipv4Header, PlainHeader};
-use crate::wire::ipv6::{self, Ipv6Header};
+use crate::wire::ipv4::{Ipv4Header, PlainHeader};
+use crate::wire::ipv6::Ipv6Header;
 use crate::wire::udp::{self, UdpHeader};
 
 /// Bytes before the ciphertext: ESP header and IV.
@@ -405,7 +405,6 @@ fn decapsulate<B: PacketBuf>(packet: &mut B, meta: &mut PacketMeta) -> Result<()
     meta.kind = inner.kind;
     meta.inner_len = inner.total_len;
     (meta.source, meta.destination) = inner.v4;
-    (meta.protocol, meta.ip_flags, meta.l4_offset) = (inner.protocol, inner.flags, inner.l4_offset);
     if !packet.cut(start, usize::from(inner.total_len)) {
         return Err(DropReason::BadInner);
     }
@@ -420,12 +419,6 @@ struct Inner {
     kind: PacketKind,
     total_len: u16,
     tos: u8,
-    /// Of the header itself; extension headers are not walked.
-    protocol: u8,
-    /// First byte of flags and fragment offset of IPv4.
-    flags: u8,
-    /// Length of the header.
-    l4_offset: u16,
     /// Source and destination of IPv4.
     v4: (u32, u32),
 }
@@ -441,9 +434,6 @@ impl Inner {
                 kind: PacketKind::Ipv4,
                 total_len: plain.total_len,
                 tos: plain.tos,
-                protocol: plain.protocol,
-                flags: plain.flags,
-                l4_offset: low_16(ipv4::HEADER_LEN as u64),
                 v4: (plain.source, plain.destination),
             }),
             _ => Self::of_v4_with_options(payload),
@@ -452,16 +442,11 @@ impl Inner {
 
     #[inline(never)]
     fn of_v4_with_options(payload: &[u8]) -> Result<Self, DropReason> {
-        let (header, len) = Ipv4Header::parse(payload).map_err(|_| DropReason::BadInner)?;
-        let [flags, _] = header.flags_fragment.get().to_be_bytes();
+        let (header, _) = Ipv4Header::parse(payload).map_err(|_| DropReason::BadInner)?;
         Ok(Self {
             kind: PacketKind::Ipv4,
             total_len: header.total_len.get(),
             tos: header.tos,
-            protocol: header.protocol,
-            flags,
-            // At most 60 bytes.
-            l4_offset: low_16(len as u64),
             v4: (v4(header.source), v4(header.destination)),
         })
     }
@@ -472,9 +457,6 @@ impl Inner {
             kind: PacketKind::Ipv6,
             total_len: u16::try_from(header.total_len()).map_err(|_| DropReason::BadInner)?,
             tos: header.traffic_class(),
-            protocol: header.next_header,
-            flags: 0,
-            l4_offset: low_16(ipv6::HEADER_LEN as u64),
             v4: (0, 0),
         })
     }

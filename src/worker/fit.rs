@@ -17,8 +17,6 @@ use crate::worker::stages::View;
 
 /// DF in the first byte of flags and fragment offset.
 const DF: u8 = (ipv4::DONT_FRAGMENT >> 8) as u8;
-/// The offset's bits in that byte.
-const OFFSET: u8 = (ipv4::FRAGMENT_OFFSET >> 8) as u8;
 
 /// What becomes of a packet that would be larger than `mtu` bytes once it is sealed: true where it is to be sealed as it is
 /// and cut then. Where it is false the packet has been taken aside.
@@ -62,8 +60,14 @@ pub(super) fn too_big_to_seal(
 /// # Errors
 /// `TooBig`, as in [`too_big_to_seal`].
 #[cold]
-pub(super) fn too_big_to_forward(meta: &mut PacketMeta, mtu: u16) -> Result<(), DropReason> {
-    if meta.kind == PacketKind::Ipv4 && meta.ip_flags & DF == 0 {
+pub(super) fn too_big_to_forward(
+    data: &[u8],
+    meta: &mut PacketMeta,
+    mtu: u16,
+) -> Result<(), DropReason> {
+    if meta.kind == PacketKind::Ipv4
+        && Ipv4Header::ref_from_prefix(data).is_ok_and(|(header, _)| !header.dont_fragment())
+    {
         return Ok(());
     }
     meta.seq = mtu.into();
@@ -101,54 +105,56 @@ pub(super) fn clamp_mss<B: PacketBuf>(
     sa: &OutboundSa,
     mtu: u16,
 ) {
-    if meta.protocol == protocol::TCP
-        && tcp::is_syn(packet.data(), usize::from(meta.l4_offset))
-        && sa.clamps_mss()
-    {
-        lower_mss(packet.data_mut(), meta, sa.largest_inner(mtu));
+    let at = usize::from(meta.l4_offset);
+    if meta.protocol == protocol::TCP && tcp::is_syn(packet.data(), at) && sa.clamps_mss() {
+        lower_mss(packet.data_mut(), at, sa.largest_inner(mtu));
     }
 }
 
 /// As [`clamp_mss`], for a packet that was opened: what its receiver sends in answer is sealed by the outbound SA of the pair.
 #[inline]
 pub(super) fn clamp_mss_opened<B: PacketBuf>(packet: &mut B, meta: &PacketMeta, view: View<'_>) {
-    if meta.protocol == protocol::TCP && tcp::is_syn(packet.data(), usize::from(meta.l4_offset)) {
-        clamp_answers(packet.data_mut(), meta, view);
+    // What is known of the packet is of the outer one.
+    let data = packet.data();
+    let (next_at, l4_at) = match meta.kind {
+        PacketKind::Ipv4 => {
+            let words = data.first().map_or(0, |first| first & 0x0f);
+            (9, usize::from(words) << 2)
+        }
+        _ => (6, ipv6::HEADER_LEN),
+    };
+    if data.get(next_at) == Some(&protocol::TCP) && tcp::is_syn(data, l4_at) {
+        clamp_answers(packet.data_mut(), l4_at, meta, view);
     }
 }
 
 #[inline(never)]
-fn clamp_answers(data: &mut [u8], meta: &PacketMeta, view: View<'_>) {
+fn clamp_answers(data: &mut [u8], l4_at: usize, meta: &PacketMeta, view: View<'_>) {
     let Some(slot) = meta.sa else { return };
     let (Some(sa), Ok(hop)) = (view.sad.outbound(slot), view.ingress.sa_hop(slot)) else {
         return;
     };
     if sa.clamps_mss() {
         let mtu = sa.outer_mtu(view.tables.mtu(hop));
-        lower_mss(data, meta, sa.largest_inner(mtu));
+        lower_mss(data, l4_at, sa.largest_inner(mtu));
     }
 }
 
-/// `limit` is the largest IP packet.
+/// `limit` is the largest IP packet; the segment begins at `l4_at`.
 #[inline(never)]
-fn lower_mss(data: &mut [u8], meta: &PacketMeta, limit: u16) {
-    let is_later_fragment = meta.kind == PacketKind::Ipv4
-        && (meta.ip_flags & OFFSET != 0
-            || Ipv4Header::ref_from_prefix(data)
-                .is_ok_and(|(header, _)| header.fragment_offset() != 0));
+fn lower_mss(data: &mut [u8], l4_at: usize, limit: u16) {
+    // RFC 6691 section 2: the fixed headers count, options do not.
+    let (limit, headers) = match data.first().map(|first| first >> 4) {
+        Some(4) => (limit, ipv4::HEADER_LEN),
+        _ => (limit.max(ipv6::LEAST_MTU), ipv6::HEADER_LEN),
+    };
+    let is_later_fragment = headers == ipv4::HEADER_LEN
+        && Ipv4Header::ref_from_prefix(data).is_ok_and(|(header, _)| header.fragment_offset() != 0);
     if is_later_fragment {
         return;
     }
-    // RFC 6691 section 2: the fixed headers count, options do not.
-    let (limit, headers) = match meta.kind {
-        PacketKind::Ipv6 => (limit.max(ipv6::LEAST_MTU), ipv6::HEADER_LEN),
-        _ => (limit, ipv4::HEADER_LEN),
-    };
     let size = usize::from(limit).saturating_sub(headers.saturating_add(tcp::HEADER_LEN));
-    if let (Some(segment), Ok(size)) = (
-        data.get_mut(usize::from(meta.l4_offset)..),
-        u16::try_from(size),
-    ) {
+    if let (Some(segment), Ok(size)) = (data.get_mut(l4_at..), u16::try_from(size)) {
         tcp::clamp_mss(segment, size);
     }
 }

@@ -120,21 +120,23 @@ fn find_policy<B: PacketBuf>(
     match view.tables.spd.lookup(addresses) {
         SpdAction::Protect(slot) => Ok(slot),
         SpdAction::Spread(group) => Ok(group.slot(packet.data(), meta.kind)),
-        other => Err(unsealed(other, addresses)),
+        other => Err(unsealed(other, packet.data(), meta)),
     }
 }
 
 /// What becomes of a packet that no SA is to seal. Apart, so that it takes nothing from those that one does.
 #[inline(never)]
-fn unsealed(action: SpdAction, addresses: AddressPair) -> Fate {
+fn unsealed(action: SpdAction, data: &[u8], meta: &PacketMeta) -> Fate {
+    let is_routable = || address_pair(data, meta).is_some_and(AddressPair::is_routable);
     match action {
-        SpdAction::Bypass if addresses.is_routable() => Fate::Bypassed,
+        SpdAction::Bypass if is_routable() => Fate::Bypassed,
         SpdAction::Discard => DropReason::Discarded.into(),
         _ => DropReason::NoPolicy.into(),
     }
 }
 
-#[inline]
+/// In both of its places, as [`route`].
+#[inline(always)]
 fn admit<B: PacketBuf>(
     packet: &mut B,
     meta: &mut PacketMeta,
@@ -207,7 +209,7 @@ fn route<B: PacketBuf>(
     fit::clamp_mss_opened(packet, meta, view);
     let mtu = find_next_hop(packet, meta, view.tables, view.egress)?;
     if packet.data().len() > usize::from(mtu) {
-        fit::too_big_to_forward(meta, mtu)?;
+        fit::too_big_to_forward(packet.data(), meta, mtu)?;
         *cuts = true;
     }
     decrement_ttl(packet.data_mut(), meta.kind)
