@@ -289,6 +289,14 @@ fn host_counter(bed: &Testbed, port: &str, counter: &str) -> Result<u64> {
         .sum())
 }
 
+fn family_of(address: &str) -> Family {
+    if address.contains(':') {
+        Family::V6
+    } else {
+        Family::V4
+    }
+}
+
 #[test]
 fn first_packets_wait_for_their_neighbour() -> Result<()> {
     let spec = TunnelSpec {
@@ -324,6 +332,21 @@ fn first_packets_wait_for_their_neighbour() -> Result<()> {
         "{:#}",
         bed.east.show("ports")?
     );
+    // Nobody answers there, and the sender hears of it from the gateway that asked.
+    for (nobody, told) in [
+        ("10.2.0.99", "Destination Host Unreachable"),
+        ("fd00:2::99", "Destination unreachable: Address unreachable"),
+    ] {
+        let mut ping = bed.host_a.command("ping", "KILL");
+        ping.args(["-n", "-c", "1", "-W", "5", nobody]);
+        let output = ping.output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let gateway = Site::East.lan_address(family_of(nobody)).to_string();
+        assert!(
+            said.contains(told) && said.contains(&format!("From {gateway}")),
+            "{said}"
+        );
+    }
     // Nobody is there: what waits is bounded, and ends.
     let nobody = [
         "ping",

@@ -84,6 +84,12 @@ impl<'p> WaitingRoom<'p> {
             } else if guest.since.elapsed() >= PATIENCE {
                 self.forget(egress, guest.destination);
                 count_dropped(ports, egress);
+                if shared.host.may_owe_error()
+                    && let Some(failed) = guest.packet.into_failed()
+                {
+                    // What there is no room for gets no error.
+                    let _ = shared.host.failed.push(failed);
+                }
             } else {
                 self.guests.push(guest);
             }

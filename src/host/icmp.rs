@@ -101,6 +101,7 @@ fn owed_v4(packet: &[u8], reason: DropReason, limit: u16) -> Option<(Ipv4Addr, I
             Icmpv4Type::DestinationUnreachable(needed)
         }
         DropReason::NoRoute => Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network),
+        DropReason::NoNeighbour => Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host),
         // RFC 4301 section 5.1.1, type 3 code 13.
         DropReason::NoPolicy | DropReason::Discarded => {
             Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FilterProhibited)
@@ -131,6 +132,9 @@ fn owed_v6(packet: &[u8], reason: DropReason, limit: u16) -> Option<(Ipv6Addr, I
         DropReason::TooBig => Icmpv6Type::PacketTooBig { mtu: limit.into() },
         DropReason::NoRoute if !destination.is_multicast() => {
             Icmpv6Type::DestinationUnreachable(DestUnreachableCode::NoRoute)
+        }
+        DropReason::NoNeighbour if !destination.is_multicast() => {
+            Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Address)
         }
         // RFC 4301 section 5.1.1, type 1 code 1.
         DropReason::NoPolicy | DropReason::Discarded if !destination.is_multicast() => {
@@ -226,12 +230,13 @@ mod tests {
         for (reason, expected) in [
             (DropReason::TtlExpired, [(11, 0), (3, 0)]),
             (DropReason::NoRoute, [(3, 0), (1, 0)]),
+            (DropReason::NoNeighbour, [(3, 1), (1, 3)]),
             (DropReason::NoPolicy, [(3, 13), (1, 1)]),
             (DropReason::Discarded, [(3, 13), (1, 1)]),
         ] {
             assert_eq!(codes(reason), expected.map(Some), "{reason:?}");
         }
-        for reason in [DropReason::ClearText, DropReason::NoNeighbour] {
+        for reason in [DropReason::ClearText, DropReason::BadIcv] {
             assert_eq!(codes(reason), [None; 2], "{reason:?}");
         }
     }

@@ -75,6 +75,11 @@ impl HostRings<'_> {
         }
     }
 
+    /// Whether there may be one more ICMP error now.
+    pub fn may_owe_error(&self) -> bool {
+        take_one(&self.limits.errors)
+    }
+
     /// Frees every packet in them.
     pub fn clear(&self) {
         while self.punts.pop().is_some() {}
@@ -100,6 +105,32 @@ pub struct Waiting<'p> {
     pub is_opened: bool,
     /// Whom the way is wanted to.
     pub towards: Towards,
+}
+
+impl<'p> Waiting<'p> {
+    /// What its sender is to be told where nobody has answered for the next hop.
+    pub fn into_failed(self) -> Option<Failed<'p>> {
+        let mut mbuf = self.mbuf;
+        let (port, sender) = if self.is_opened && self.meta.sa.is_some() {
+            (self.egress, None)
+        } else {
+            // Clear text from either side goes back where it came from.
+            if self.is_opened && !mbuf.uncover(ether::HEADER_LEN) {
+                return None;
+            }
+            let (header, _) = EtherHeader::ref_from_prefix(mbuf.data()).ok()?;
+            let sender = header.source;
+            mbuf.adj(ether::HEADER_LEN);
+            (self.ingress, Some(sender))
+        };
+        Some(Failed {
+            mbuf,
+            reason: DropReason::NoNeighbour,
+            port,
+            sender,
+            limit: 0,
+        })
+    }
 }
 
 /// Whom a packet that waits is for.
