@@ -421,7 +421,7 @@ fn summarise(bed: &mut Testbed, results: &[(String, bool)], capture: Capture) ->
     }
 }
 
-/// `received = sent + dropped + punted` in both directions of a gateway.
+/// Whether every frame is accounted for, in both directions of a gateway.
 fn balance(gateway: &Gateway) -> (String, bool) {
     let drops = gateway.show("drops").unwrap_or_default();
     let mut good = true;
