@@ -77,6 +77,12 @@ impl PacketMeta {
         self.fate == Fate::Live
     }
 
+    /// Whether the packet is still on its way, sealed, opened or in clear.
+    #[inline]
+    pub fn goes_on(&self) -> bool {
+        matches!(self.fate, Fate::Live | Fate::Bypassed)
+    }
+
     /// Ends the packet for `reason`.
     pub fn kill(&mut self, reason: DropReason) {
         self.fate = Fate::Dropped(reason);

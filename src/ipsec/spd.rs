@@ -154,9 +154,15 @@ impl Spd {
     #[inline(always)]
     pub fn lookup(&self, addresses: AddressPair) -> SpdAction {
         match addresses {
-            AddressPair::V4(source, destination) => find(&self.v4, source, destination),
+            AddressPair::V4(source, destination) => self.lookup_v4(source, destination),
             AddressPair::V6(source, destination) => self.lookup_v6(source, destination),
         }
+    }
+
+    /// As [`Self::lookup`], for IPv4.
+    #[inline(always)]
+    pub fn lookup_v4(&self, source: u32, destination: u32) -> SpdAction {
+        find(&self.v4, source, destination)
     }
 
     #[inline(never)]

@@ -133,6 +133,14 @@ impl PlainHeader {
     }
 }
 
+/// Whether a sum is a multiple of 2^16 - 1. Odd numbers have inverses modulo 2^64, and only their multiples come to few by it.
+#[inline]
+fn is_all_ones(sum: u64) -> bool {
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
+}
+
 impl PlainRest {
     /// `first` is the header's first six bytes.
     #[inline]
@@ -148,7 +156,7 @@ impl PlainRest {
             .wrapping_add(u64::from(source))
             .wrapping_add(u64::from(destination));
         let total_len = low_16(first >> 16).swap_bytes();
-        if !sum.is_multiple_of(0xffff) || usize::from(total_len) < HEADER_LEN {
+        if !is_all_ones(sum) || usize::from(total_len) < HEADER_LEN {
             return None;
         }
         let [_, tos, ..] = first.to_le_bytes();
@@ -221,16 +229,22 @@ impl Ipv4Header {
     }
 
     /// Takes one from the TTL and mends the checksum; false, and nothing changed, where it would reach 0.
+    #[inline]
     pub fn decrement_ttl(&mut self) -> bool {
         if self.ttl <= 1 {
             return false;
         }
-        self.ttl = self.ttl.saturating_sub(1);
-        // RFC 1624 section 3 where the word with the TTL in its high byte became 0x100 less: 0x100 is added, end around,
-        // and of the two zeros a checksum may be it is the one that a sum of not all zeros has.
-        let (sum, carry) = self.checksum.get().overflowing_add(0x100);
-        let sum = sum.wrapping_add(u16::from(carry));
-        self.checksum = if sum == 0xffff { 0 } else { sum }.into();
+        // RFC 1624 section 3 where a byte became one less: one is added at the same place of the checksum, end around, and
+        // of the two zeros a checksum may be it is the one that a sum of not all zeros has. Byte order is of no matter
+        // (RFC 1071 section 2), so it is done in the processor's, with both in one word.
+        let PlainHeader { rest, .. } = zerocopy::transmute_mut!(self);
+        let middle = rest.middle.get();
+        let last = 0xfffe << 16;
+        rest.middle = match middle.checked_sub(last) {
+            None => middle.wrapping_add((1 << 16) - 1),
+            Some(around) => around.wrapping_sub(1),
+        }
+        .into();
         true
     }
 

@@ -21,16 +21,14 @@ const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set, and what
 /// `spd` lets pass in clear is `Bypassed`; on the protected side everything that is not for the gateway itself stays live.
-///
-/// Returns whether any of it is ESP in UDP.
 pub fn classify_burst<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
     port: &PortTable,
     spd: &Spd,
-) -> bool {
+) -> Sorted {
     let mut has_udp = false;
-    match port.side {
+    let has_ended = match port.side {
         Side::Unprotected if spd.has_bypass() => {
             classify_each(packets, metas, |packet: &B, meta| {
                 let data = packet.data();
@@ -57,22 +55,35 @@ pub fn classify_burst<B: PacketBuf>(
             }
             classify_protected(packet.data(), meta, port)
         }),
-    }
-    has_udp
+    };
+    Sorted { has_udp, has_ended }
 }
 
+/// What there is among the packets of a burst.
+#[derive(Clone, Copy)]
+pub struct Sorted {
+    /// ESP in UDP.
+    pub has_udp: bool,
+    /// Packets that go no further.
+    pub has_ended: bool,
+}
+
+/// Returns whether there are packets that go no further.
 fn classify_each<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
     mut classify: impl FnMut(&B, &mut PacketMeta) -> Result<(), DropReason>,
-) {
+) -> bool {
+    let mut has_ended = false;
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
         if meta.is_live()
             && let Err(reason) = classify(packet, meta)
         {
             meta.kill(reason);
         }
+        has_ended |= !meta.goes_on();
     }
+    has_ended
 }
 
 /// ESP straight in IPv4, and no fragment: nothing else need be asked.
@@ -156,7 +167,9 @@ fn classify_unprotected(
     {
         return Ok(true);
     }
-    local_or(data, meta, port, destination, DropReason::ClearText).map(|()| false)
+    let reason = reason_to_punt(data, meta, port, destination).ok_or(DropReason::ClearText)?;
+    meta.punt(reason);
+    Ok(false)
 }
 
 #[inline(never)]
@@ -166,38 +179,30 @@ fn classify_protected(
     port: &PortTable,
 ) -> Result<(), DropReason> {
     let destination = address_pair(data, meta).ok_or(DropReason::Runt)?;
-    if is_local(port, destination)
-        || is_neighbour_discovery(data, meta)
-        || is_for_all_on_link(destination)
-    {
-        return local_or(data, meta, port, destination, DropReason::NoPolicy);
+    if let Some(reason) = reason_to_punt(data, meta, port, destination) {
+        meta.punt(reason);
     }
     Ok(())
 }
 
-/// Punts what is for the gateway itself; drops the rest for `otherwise`.
-fn local_or(
+/// Why a packet is for the gateway itself, where it is.
+fn reason_to_punt(
     data: &[u8],
-    meta: &mut PacketMeta,
+    meta: &PacketMeta,
     port: &PortTable,
     destination: AddressPair,
-    otherwise: DropReason,
-) -> Result<(), DropReason> {
-    let reason = if is_neighbour_discovery(data, meta) {
-        PuntReason::NeighbourDiscovery
-    } else if is_for_all_on_link(destination) {
-        PuntReason::Multicast
-    } else if !is_local(port, destination) {
-        return Err(otherwise);
-    } else {
-        match meta.protocol {
-            protocol::ICMP | protocol::ICMPV6 => PuntReason::Icmp,
-            protocol::UDP if destination_port(data, meta) == Some(udp::PORT_IKE) => PuntReason::Ike,
-            _ => PuntReason::Local,
-        }
-    };
-    meta.punt(reason);
-    Ok(())
+) -> Option<PuntReason> {
+    if is_neighbour_discovery(data, meta) {
+        return Some(PuntReason::NeighbourDiscovery);
+    }
+    if is_for_all_on_link(destination) {
+        return Some(PuntReason::Multicast);
+    }
+    is_local(port, destination).then(|| match meta.protocol {
+        protocol::ICMP | protocol::ICMPV6 => PuntReason::Icmp,
+        protocol::UDP if destination_port(data, meta) == Some(udp::PORT_IKE) => PuntReason::Ike,
+        _ => PuntReason::Local,
+    })
 }
 
 /// Whether the packet is ESP in UDP for one of our SAs; sets `esp_offset` where it is. What shares the port with it is

@@ -25,7 +25,7 @@ use crate::worker::counters::WorkerCounters;
 use crate::worker::host::{HostRings, Ports, hand_over, is_for_host};
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::remake::{MOST_MADE, Remake};
-use crate::worker::stages::{View, process_burst};
+use crate::worker::stages::{View, carry_burst, sort_burst};
 use crate::worker::trunk::Trunk;
 use crate::worker::vlan::tag;
 
@@ -80,8 +80,14 @@ pub struct Worker<'p> {
 pub(super) struct Scratch<'p> {
     /// Empty between two bursts.
     pub(super) burst: Burst<'p>,
-    dead: Burst<'p>,
     remake: Remake<'p>,
+    metas: [PacketMeta; BURST],
+    ended: Ended<'p>,
+}
+
+/// Packets of a burst that go no further, in the order they came, and what is known of each.
+struct Ended<'p> {
+    burst: Burst<'p>,
     metas: [PacketMeta; BURST],
 }
 
@@ -96,9 +102,12 @@ impl<'p> Worker<'p> {
     ) -> Self {
         let scratch = Scratch {
             burst: Burst::new(),
-            dead: Burst::new(),
             remake,
             metas: [PacketMeta::NEW; BURST],
+            ended: Ended {
+                burst: Burst::new(),
+                metas: [PacketMeta::NEW; BURST],
+            },
         };
         Self {
             reader,
@@ -266,9 +275,9 @@ fn carry<'p, P: Probe>(
 ) {
     let Scratch {
         burst,
-        dead,
         remake,
         metas,
+        ended,
     } = scratch;
     let counters = round.counters;
     let metas = metas.get_mut(..burst.len()).unwrap_or_default();
@@ -279,28 +288,66 @@ fn carry<'p, P: Probe>(
         egress,
         worker: round.id,
     };
-    process_burst(burst.as_mut_slice(), metas, view, probe);
+    let sorted = sort_burst(burst.as_mut_slice(), metas, view, probe);
+    let mut left = metas.len();
+    if sorted.has_ended {
+        // Out of the way of the others, each stage of which would have to tell them apart; a flood is mostly these.
+        left = ended.take_from(burst, metas);
+        bury(ended, way, ingress.side, (round, remake));
+        probe.mark(Stage::Count);
+        if left == 0 {
+            return;
+        }
+    }
+    let metas = metas.get_mut(..left).unwrap_or_default();
+    carry_burst(burst.as_mut_slice(), metas, sorted, view, probe);
     if view.tables.spd.has_bypass() {
         counters.direction(ingress.side).add_bypassed(metas);
     }
-    debug_assert!(dead.is_empty(), "what has no room there would be sent");
     let all_live = metas.iter().all(PacketMeta::is_live);
     if !all_live {
-        burst.sift(|at| metas.get(at).is_some_and(PacketMeta::is_live), dead);
+        ended.take_from(burst, metas);
     }
     send(way, ingress.side, burst, counters);
     probe.mark(Stage::Tx);
     if !all_live {
-        let rest = (metas, dead);
-        bury(rest, way, ingress.side, (round, remake));
+        bury(ended, way, ingress.side, (round, remake));
     }
     probe.mark(Stage::Count);
 }
 
+impl<'p> Ended<'p> {
+    /// Moves the packets that have ended out of `burst`, and what is known of them out of `metas`; returns how many are left
+    /// there. All stay in order. It is empty before.
+    #[inline(never)]
+    fn take_from(&mut self, burst: &mut Burst<'p>, metas: &mut [PacketMeta]) -> usize {
+        debug_assert!(self.burst.is_empty(), "what has no room here would be sent");
+        let (mut left, mut taken) = (0usize, 0usize);
+        let stays = |at: usize| {
+            let Some(meta) = metas.get(at).copied() else {
+                return false;
+            };
+            let stays = meta.goes_on();
+            let (place, count) = if stays {
+                (metas.get_mut(left), &mut left)
+            } else {
+                (self.metas.get_mut(taken), &mut taken)
+            };
+            if let Some(place) = place {
+                *place = meta;
+                *count = count.saturating_add(1);
+            }
+            stays
+        };
+        burst.sift(stays, &mut self.burst);
+        left
+    }
+}
+
 /// Does with the packets that ended what is still to be done with them, in the order they came, frees them and counts their
-/// fates. `dead` holds the packets of `metas` that are not live, in order.
+/// fates.
 fn bury<'p>(
-    (metas, dead): (&mut [PacketMeta], &mut Burst<'p>),
+    ended: &mut Ended<'p>,
     way: &mut Way<'_, 'p>,
     side: Side,
     (round, remake): (Round<'_, 'p>, &mut Remake<'p>),
@@ -311,25 +358,34 @@ fn bury<'p>(
         side,
         admin_prohibited: round.tables.admin_prohibited,
     };
-    let counters = round.counters;
+    let (counters, rings) = (round.counters, &round.shared.host);
     let direction = counters.direction(side);
-    if metas
-        .iter()
-        .any(|meta| is_for_host(meta, ports) || is_aside(meta))
-    {
+    let packets = &mut ended.burst;
+    let metas = ended.metas.get_mut(..packets.len()).unwrap_or_default();
+    let mut is_wanted = false;
+    for meta in metas.iter_mut() {
+        // Here and not one by one below: of a flood nothing else is looked at.
+        if let Fate::Punted(reason) = meta.fate
+            && rings.limits.is_spent(reason)
+        {
+            meta.kill(DropReason::PuntLimit);
+        }
+        is_wanted |= is_for_host(meta, ports) || is_aside(meta);
+    }
+    if is_wanted {
         // So that the last to be taken out are those that came last.
-        dead.as_mut_slice().reverse();
-        for meta in metas.iter_mut().filter(|meta| !meta.is_live()) {
-            let Some(mbuf) = dead.pop() else { break };
+        packets.as_mut_slice().reverse();
+        for meta in metas.iter_mut() {
+            let Some(mbuf) = packets.pop() else { break };
             match meta.fate {
                 Fate::Aside(reason) => remake.take(mbuf, (reason, meta.seq), direction, |made| {
                     send(way, side, made, counters);
                 }),
-                _ => hand_over(mbuf, meta, ports, &round.shared.host),
+                _ => hand_over(mbuf, meta, ports, rings),
             }
         }
     }
-    dead.clear();
+    packets.clear();
     direction.add_fates(metas);
 }
 

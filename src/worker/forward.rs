@@ -113,25 +113,28 @@ fn find_policy<B: PacketBuf>(
     meta: &PacketMeta,
     view: View<'_>,
 ) -> Result<SaIndex, Fate> {
-    let addresses = match meta.kind {
-        PacketKind::Ipv4 => AddressPair::V4(meta.source, meta.destination),
-        _ => address_pair(packet.data(), meta).ok_or(DropReason::Runt)?,
-    };
-    match view.tables.spd.lookup(addresses) {
-        SpdAction::Protect(slot) => Ok(slot),
-        SpdAction::Spread(group) => Ok(group.slot(packet.data(), meta.kind)),
-        other => Err(unsealed(other, packet.data(), meta)),
+    let spd = &view.tables.spd;
+    // Not one lookup for both families: an answer that comes from two places is put together and taken apart again.
+    if meta.kind == PacketKind::Ipv4 {
+        return match spd.lookup_v4(meta.source, meta.destination) {
+            SpdAction::Protect(slot) => Ok(slot),
+            other => obey(other, packet.data(), meta),
+        };
     }
+    let addresses = address_pair(packet.data(), meta).ok_or(DropReason::Runt)?;
+    obey(spd.lookup(addresses), packet.data(), meta)
 }
 
-/// What becomes of a packet that no SA is to seal. Apart, so that it takes nothing from those that one does.
+/// The SA that is to seal a packet, or what becomes of it where none is.
 #[inline(never)]
-fn unsealed(action: SpdAction, data: &[u8], meta: &PacketMeta) -> Fate {
+fn obey(action: SpdAction, data: &[u8], meta: &PacketMeta) -> Result<SaIndex, Fate> {
     let is_routable = || address_pair(data, meta).is_some_and(AddressPair::is_routable);
     match action {
-        SpdAction::Bypass if is_routable() => Fate::Bypassed,
-        SpdAction::Discard => DropReason::Discarded.into(),
-        _ => DropReason::NoPolicy.into(),
+        SpdAction::Protect(slot) => Ok(slot),
+        SpdAction::Spread(group) => Ok(group.slot(data, meta.kind)),
+        SpdAction::Bypass if is_routable() => Err(Fate::Bypassed),
+        SpdAction::Discard => Err(DropReason::Discarded.into()),
+        SpdAction::Bypass | SpdAction::NoPolicy => Err(DropReason::NoPolicy.into()),
     }
 }
 

@@ -217,6 +217,13 @@ impl PuntLimits {
         self.credits.get(reason.index()).is_some_and(take_one)
     }
 
+    /// Whether nothing more of a kind is punted for now.
+    #[inline]
+    pub(super) fn is_spent(&self, reason: PuntReason) -> bool {
+        let credits = self.credits.get(reason.index());
+        credits.is_none_or(|credits| credits.load(Ordering::Relaxed) <= 0)
+    }
+
     /// Adds what `passed` is worth, up to full buckets. For one thread only. A fraction of a packet is lost, so it should be
     /// called every few milliseconds and no more often.
     pub fn refill(&self, passed: Duration) {
@@ -411,6 +418,8 @@ mod tests {
         assert_eq!(taken(&limits), 10);
         limits.refill(Duration::from_secs(10));
         assert_eq!(taken(&limits), 250);
+        assert!(limits.is_spent(PuntReason::Arp));
+        assert!(!limits.is_spent(PuntReason::Ike));
         assert!(limits.take(PuntReason::Ike), "another kind has its own");
     }
 }

@@ -8,6 +8,7 @@ use crate::ipsec::{esp_in, esp_out};
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
+use crate::worker::classify::Sorted;
 use crate::worker::counters::count_sa_burst;
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::{classify, fit, forward, parse};
@@ -30,18 +31,43 @@ pub struct View<'g> {
 /// Takes a burst of Ethernet frames, as received, to Ethernet frames, ready to send; or to the fates of those that are
 /// not. `packets` and `metas` have the same length, and `metas` may hold anything on entry. SAs have counted the burst then;
 /// what a worker counts is the caller's.
+///
+/// It is [`sort_burst`] and then [`carry_burst`]. Between them a caller may take out what has ended, and the rest goes on as if
+/// it had come alone: stages that meet the ended among the others pass them over, one by one.
 pub fn process_burst<B: PacketBuf, P: Probe>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
     view: View<'_>,
     probe: &mut P,
 ) {
+    let sorted = sort_burst(packets, metas, view, probe);
+    carry_burst(packets, metas, sorted, view, probe);
+}
+
+/// Finds out what each packet of a burst is to this gateway.
+pub fn sort_burst<B: PacketBuf, P: Probe>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    view: View<'_>,
+    probe: &mut P,
+) -> Sorted {
     parse::parse_burst(packets, metas, view.ingress);
     probe.mark(Stage::Parse);
-    let has_udp = classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
+    let sorted = classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
     probe.mark(Stage::Classify);
+    sorted
+}
+
+/// Takes a sorted burst to its end.
+pub fn carry_burst<B: PacketBuf, P: Probe>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    sorted: Sorted,
+    view: View<'_>,
+    probe: &mut P,
+) {
     match view.ingress.side {
-        Side::Unprotected => open_burst(packets, metas, view, has_udp, probe),
+        Side::Unprotected => open_burst(packets, metas, view, sorted.has_udp, probe),
         Side::Protected => seal_burst(packets, metas, view, probe),
     }
 }
