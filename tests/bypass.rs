@@ -6,6 +6,7 @@ use std::path::Path;
 use simplon::buf::{PacketBuf, TestBuf};
 use simplon::drop::{Aside, DropReason, Fate};
 use simplon::ids::PortIndex;
+use simplon::ipsec::flow_cache::FlowCache;
 use simplon::ipsec::sa_counters::WorkerId;
 use simplon::ipsec::sad::Sad;
 use simplon::meta::{BURST, PacketMeta};
@@ -17,6 +18,9 @@ use simplon::rcu::{Reader, domain};
 use simplon::worker::counters::WorkerCounters;
 use simplon::worker::probe::NoProbe;
 use simplon::worker::stages::{View, process_burst};
+
+#[path = "bypass/ordered.rs"]
+mod ordered;
 
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -124,6 +128,7 @@ struct Bed {
     reader: Reader,
     counters: WorkerCounters,
     worker: WorkerId,
+    flows: FlowCache,
 }
 
 /// What became of a packet.
@@ -149,18 +154,23 @@ impl Outcome {
 
 impl Bed {
     fn new(end: End, tunnels: usize, with_rules: bool) -> Self {
+        let bed = Self::of(&policy(end, tunnels, with_rules), tunnels);
+        assert_eq!(bed.tables.spd.has_bypass(), with_rules);
+        bed
+    }
+
+    /// One of so many tunnels, by the text of its policy.
+    fn of(text: &str, tunnels: usize) -> Self {
         let keys = (1..=2).flat_map(|from| (0..tunnels).map(move |at| (from, at)));
         let key = |(from, at): (usize, usize)| {
             let name = format!("K{from}_{at}");
             (name, format!("{:032x}{at:08x}", from << 32 | at))
         };
         let secrets = Secrets::with_environment(keys.map(key));
-        let text = policy(end, tunnels, with_rules);
-        let policy = parse(&Source::new(Path::new("bed.toml"), &text), &secrets)
+        let policy = parse(&Source::new(Path::new("bed.toml"), text), &secrets)
             .unwrap_or_else(|errors| panic!("{errors:#?}"));
         let macs = vec![MacAddr(LAN_MAC), MacAddr(WAN_MAC)];
         let tables = compile(&policy, &Topology { macs });
-        assert_eq!(tables.spd.has_bypass(), with_rules);
         let (mut writer, mut readers) = domain(1);
         let sad = Sad::new(&writer, tunnels);
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
@@ -184,6 +194,7 @@ impl Bed {
             reader: readers.pop().expect("one reader"),
             counters: WorkerCounters::new(2),
             worker: WorkerId::new(),
+            flows: FlowCache::new(),
         }
     }
 
@@ -206,6 +217,7 @@ impl Bed {
             ingress: self.tables.port(ingress).expect("port"),
             egress: self.tables.port(egress).expect("port"),
             worker: &self.worker,
+            flows: &self.flows,
         };
         process_burst(&mut buffers, &mut metas, view, &mut NoProbe);
         let counters = self.counters.direction(side);

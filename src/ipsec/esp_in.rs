@@ -11,12 +11,14 @@ use crate::crypto::aead::{self, Aad, ICV_LEN, IV_LEN, OpenJob};
 use crate::drop::DropReason;
 use crate::ids::SaIndex;
 use crate::ipsec::esp_out::{kill_live, kill_unless};
+use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::outer::exit_ecn;
 use crate::ipsec::peer::InboundPeer;
 use crate::ipsec::replay::{BlockRun, ReplayWindow};
 use crate::ipsec::sa::InboundSa;
 use crate::ipsec::sad::{BurstSas, SadView, SpiIndex};
 use crate::ipsec::selector::{AddressPair, v4, v6};
+use crate::ipsec::spd::Spd;
 use crate::meta::{BURST, PacketKind, PacketMeta};
 use crate::wire::esp::{self, EspHeader};
 use crate::wire::ip::protocol;
@@ -514,7 +516,12 @@ pub fn spd_check_inbound_burst<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
     sas: &BurstSas<'_, InboundSa>,
+    (spd, flows): (&Spd, &FlowCache),
 ) {
+    if spd.has_rules() {
+        check_by_rules(packets, metas, spd, flows);
+        return;
+    }
     for ((packet, meta), sa) in packets.iter().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
@@ -523,6 +530,25 @@ pub fn spd_check_inbound_burst<B: PacketBuf>(
             .zip(address_pair(packet.data(), meta))
             .is_some_and(|(sa, addresses)| sa.admits(addresses));
         if !fits {
+            meta.kill(DropReason::SelectorMismatch);
+        }
+    }
+}
+
+/// As [`spd_check_inbound_burst`], where rules say what a tunnel carries.
+#[inline(never)]
+fn check_by_rules<B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    spd: &Spd,
+    flows: &FlowCache,
+) {
+    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
+        if !meta.is_live() {
+            continue;
+        }
+        let slot = meta.sa;
+        if !slot.is_some_and(|slot| spd.admits(flows, packet.data(), meta.kind, slot)) {
             meta.kill(DropReason::SelectorMismatch);
         }
     }

@@ -38,6 +38,11 @@ impl SaGroup {
         }
     }
 
+    /// The first of the slots.
+    pub fn first(self) -> SaIndex {
+        self.first
+    }
+
     /// The slot of the SA for the IP packet `data`, whose header has been checked.
     #[inline]
     pub fn slot(self, data: &[u8], kind: PacketKind) -> SaIndex {

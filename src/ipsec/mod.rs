@@ -14,13 +14,16 @@
 pub mod esp_in;
 pub mod esp_out;
 pub mod flat;
+pub mod flow_cache;
 pub mod flow_hash;
 pub mod outer;
 pub mod peer;
 pub mod replay;
+pub mod rules;
 pub mod sa;
 pub mod sa_counters;
 pub mod sad;
 pub mod selector;
 pub mod seq;
 pub mod spd;
+pub mod traffic;

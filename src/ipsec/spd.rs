@@ -3,14 +3,23 @@
 //! Tuple space search: policies whose prefixes have the same two lengths share one hash table, and the tables are asked
 //! from the most specific down, so the cost depends on how many pairs of lengths there are, not on how many policies.
 //! Among equally specific tables the one declared first is asked first. What no policy names is discarded.
+//!
+//! Before them come ordered rules with full selectors, where there are any ([`super::rules`]); a worker remembers what was
+//! decided for a flow ([`super::flow_cache`]). Without such rules a packet pays nothing for them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
-use crate::ids::SaIndex;
+use crate::ids::{SaIndex, TunnelIndex};
 use crate::ipsec::flat::{FlatKey, FlatMap};
+use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::flow_hash::SaGroup;
+use crate::ipsec::rules::{Decision, Rules, RulesBuilder, TooManyWays, TrafficBox};
 use crate::ipsec::selector::{Address, AddressPair};
+use crate::ipsec::traffic::{AnyTraffic, Direction, Traffic};
+use crate::meta::PacketKind;
 
 /// What is done with a packet that came in clear on the protected side; and what had to be done with one that came in on
 /// the other, by [`Spd::lookup_inbound`].
@@ -40,9 +49,19 @@ pub struct Spd {
     v4: Box<[Tuple<u32>]>,
     v6: Box<[Tuple<u128>]>,
     has_bypass: bool,
+    ordered: Option<Box<Ordered>>,
 }
 
-/// Source and destination prefix, of lengths that are known from elsewhere, to what is done.
+/// The ordered rules.
+struct Ordered {
+    /// Names this SPD among all that there were, so that nothing remembered of another is taken for its own; never 0.
+    number: u32,
+    v4: Rules<u32>,
+    v6: Rules<u128>,
+    /// By slot: whose SA it is.
+    tunnels: Box<[TunnelIndex]>,
+}
+
 type Actions<A> = FxHashMap<(A, A), SpdAction>;
 
 struct Tuple<A> {
@@ -58,6 +77,10 @@ pub struct SpdBuilder {
     v4: TupleBuilder<u32>,
     v6: TupleBuilder<u128>,
     has_bypass: bool,
+    has_rules: bool,
+    rules_v4: RulesBuilder<u32>,
+    rules_v6: RulesBuilder<u128>,
+    tunnels: Vec<TunnelIndex>,
 }
 
 #[derive(Default)]
@@ -118,14 +141,62 @@ impl SpdBuilder {
         }
     }
 
-    /// Compiles what was added.
+    /// Adds a box of the ordered rule number `order`, IPv4. Rules come in order, and before all prefixes.
+    ///
+    /// # Errors
+    /// [`TooManyWays`]; it is not added.
+    pub fn add_rule_v4(
+        &mut self,
+        order: u32,
+        what: &TrafficBox<u32>,
+        action: SpdAction,
+    ) -> Result<(), TooManyWays> {
+        self.has_rules = true;
+        self.has_bypass |= action == SpdAction::Bypass;
+        self.rules_v4.add(order, what, action)
+    }
+
+    /// As [`Self::add_rule_v4`], IPv6.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn add_rule_v6(
+        &mut self,
+        order: u32,
+        what: &TrafficBox<u128>,
+        action: SpdAction,
+    ) -> Result<(), TooManyWays> {
+        self.has_rules = true;
+        self.has_bypass |= action == SpdAction::Bypass;
+        self.rules_v6.add(order, what, action)
+    }
+
+    /// Says whose SAs the slots are, all of them in order: of what is opened, rules are asked whether its tunnel may carry it.
+    pub fn set_tunnels(&mut self, tunnels: impl IntoIterator<Item = TunnelIndex>) {
+        self.tunnels = tunnels.into_iter().collect();
+    }
+
+    /// What was added, for workers to look up.
     pub fn build(self) -> Spd {
+        let ordered = self.has_rules.then(|| Ordered {
+            number: new_number(),
+            v4: self.rules_v4.build(),
+            v6: self.rules_v6.build(),
+            tunnels: self.tunnels.into(),
+        });
         Spd {
             v4: self.v4.build(),
             v6: self.v6.build(),
             has_bypass: self.has_bypass,
+            ordered: ordered.map(Box::new),
         }
     }
+}
+
+/// A number that no SPD of this process had, or not for the last four thousand million.
+fn new_number() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1)
 }
 
 impl Spd {
@@ -163,6 +234,73 @@ impl Spd {
     #[inline(always)]
     pub fn lookup_v4(&self, source: u32, destination: u32) -> SpdAction {
         find(&self.v4, source, destination)
+    }
+
+    /// Whether there are ordered rules, so that [`Self::decide`] is to be asked and not [`Self::lookup`].
+    #[inline]
+    pub fn has_rules(&self) -> bool {
+        self.ordered.is_some()
+    }
+
+    /// What is done with the checked IP packet `data`, which goes in `direction` and is in clear: what the first rule that holds
+    /// it says, or else the most specific prefixes. Remembered in `flows`.
+    #[inline(never)]
+    pub fn decide(
+        &self,
+        flows: &FlowCache,
+        data: &[u8],
+        kind: PacketKind,
+        direction: Direction,
+    ) -> SpdAction {
+        let number = self.ordered.as_ref().map_or(1, |rules| rules.number);
+        let decided = match kind {
+            PacketKind::Ipv4 => Traffic::of_v4(data, direction).map(|traffic| {
+                let search = |traffic: &_| self.search(AnyTraffic::V4(*traffic)).1;
+                flows.v4().decide(number, traffic, search)
+            }),
+            PacketKind::Ipv6 => Traffic::of_v6(data, direction).map(|traffic| {
+                let search = |traffic: &_| self.search(AnyTraffic::V6(*traffic)).1;
+                flows.v6().decide(number, traffic, search)
+            }),
+            PacketKind::Other => None,
+        };
+        decided.unwrap_or(SpdAction::NoPolicy)
+    }
+
+    /// What is done with `traffic`, and the number of the rule that says so, where one does.
+    pub fn search(&self, traffic: AnyTraffic) -> (Option<u32>, SpdAction) {
+        let ordered = self.ordered.as_ref();
+        let (found, addresses) = match traffic {
+            AnyTraffic::V4(traffic) => (
+                ordered.and_then(|rules| rules.v4.find(&traffic)),
+                AddressPair::V4(traffic.local, traffic.remote),
+            ),
+            AnyTraffic::V6(traffic) => (
+                ordered.and_then(|rules| rules.v6.find(&traffic)),
+                AddressPair::V6(traffic.local, traffic.remote),
+            ),
+        };
+        match found {
+            Some(Decision { order, action }) => (Some(order), action),
+            None => (None, self.lookup(addresses)),
+        }
+    }
+
+    /// Whether the tunnel of the SA in `slot` may carry the opened packet `data`, by the ordered rules: what they say of such
+    /// packets the other way is that it does (RFC 4301 section 5.2).
+    pub fn admits(&self, flows: &FlowCache, data: &[u8], kind: PacketKind, slot: SaIndex) -> bool {
+        let tunnel_of = |slot: SaIndex| {
+            let ordered = self.ordered.as_ref()?;
+            ordered.tunnels.get(slot.index())
+        };
+        let decided = match self.decide(flows, data, kind, Direction::Inbound) {
+            SpdAction::Protect(decided) => Some(decided),
+            SpdAction::Spread(group) => Some(group.first()),
+            SpdAction::Bypass | SpdAction::Discard | SpdAction::NoPolicy => None,
+        };
+        decided.is_some_and(|decided| {
+            tunnel_of(decided).is_some() && tunnel_of(decided) == tunnel_of(slot)
+        })
     }
 
     #[inline(never)]

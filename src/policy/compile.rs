@@ -7,10 +7,13 @@ use ipnet::IpNet;
 use crate::ids::{PortIndex, SaIndex, TunnelIndex};
 use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::outer::Encapsulation;
+use crate::ipsec::rules::TooManyWays;
 use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
 use crate::ipsec::selector::{PrefixSet, Selectors};
 use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
-use crate::policy::model::{EndpointSet, MacAddr, Policy, RuleAction, Side, Tunnel};
+use crate::policy::model::{
+    EndpointSet, EntryAction, MacAddr, Policy, RuleAction, Side, SpdEntry, Tunnel,
+};
 use crate::policy::plan::Plan;
 use crate::policy::tables::{LocalAddresses, Tables};
 
@@ -90,18 +93,39 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
 }
 
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
-/// the inner one, of one that one. And those of the policies that need no SA.
+/// the inner one, of one that one. Those of the policies that need no SA. And before all of them the ordered ones.
 pub(super) fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
-    let mut first = 0u32;
-    for tunnel in &policy.tunnels {
+    builder.set_tunnels(endpoint_sets(policy).map(|(_, tunnel, ..)| tunnel));
+    let firsts: Vec<u32> = policy
+        .tunnels
+        .iter()
+        .scan(0u32, |next, tunnel| {
+            let sets = u32::try_from(tunnel.endpoints.len()).unwrap_or(0);
+            Some(std::mem::replace(next, next.saturating_add(sets)))
+        })
+        .collect();
+    for (order, entry) in (0u32..).zip(&policy.entries) {
+        // That there is room was seen when the file was checked.
+        let _ = add_entry(&mut builder, order, entry, |is_v4| match entry.action {
+            EntryAction::Bypass => SpdAction::Bypass,
+            EntryAction::Discard => SpdAction::Discard,
+            EntryAction::Protect(tunnel) => {
+                let at = tunnel.index();
+                let found = policy.tunnels.get(at).zip(firsts.get(at));
+                found.map_or(SpdAction::Discard, |(tunnel, first)| {
+                    protect(tunnel, is_v4, *first)
+                })
+            }
+        });
+    }
+    for (tunnel, first) in policy.tunnels.iter().zip(firsts) {
         for local in &tunnel.local_networks {
             let action = protect(tunnel, local.addr().is_ipv4(), first);
             for remote in &tunnel.remote_networks {
                 builder.add(local, remote, action);
             }
         }
-        first = first.saturating_add(u32::try_from(tunnel.endpoints.len()).unwrap_or(0));
     }
     for rule in &policy.rules {
         let action = match rule.action {
@@ -115,6 +139,25 @@ pub(super) fn compile_spd(policy: &Policy) -> Spd {
         }
     }
     builder.build()
+}
+
+/// Adds all that an ordered policy holds; `action` is by whether the inner packet is IPv4.
+///
+/// # Errors
+/// [`TooManyWays`]; some of it may have been added.
+pub(super) fn add_entry(
+    builder: &mut SpdBuilder,
+    order: u32,
+    entry: &SpdEntry,
+    action: impl Fn(bool) -> SpdAction,
+) -> Result<(), TooManyWays> {
+    for what in entry.boxes_v4() {
+        builder.add_rule_v4(order, &what, action(true))?;
+    }
+    for what in entry.boxes_v6() {
+        builder.add_rule_v6(order, &what, action(false))?;
+    }
+    Ok(())
 }
 
 /// What seals packets of one family in `tunnel`, whose slots begin at `first`.

@@ -12,6 +12,7 @@
 pub mod compile;
 mod device;
 mod diagnostic;
+mod entry;
 mod file;
 mod gateway;
 mod keying;

@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::crypto::aead::KeyMaterial;
-use crate::ids::{PortIndex, Spi};
+use crate::ids::{PortIndex, Spi, TunnelIndex};
 pub use crate::ipsec::outer::{
     DontFragment, Dscp, EcnMode, Encapsulation, Fragmentation, OuterHeader, SizeRules,
 };
+use crate::ipsec::rules::{Span, TrafficBox};
 use crate::wire::vlan::VlanTags;
 
 /// One gateway: its ports, its static neighbours and routes, its tunnels.
@@ -30,6 +31,8 @@ pub struct Policy {
     pub tunnels: Vec<Tunnel>,
     /// What passes in clear or is discarded; first all of the one, then all of the other.
     pub rules: Vec<Rule>,
+    /// Ordered policies, asked before all of those: the first that holds a packet decides.
+    pub entries: Vec<SpdEntry>,
 }
 
 /// Settings of the whole gateway.
@@ -182,6 +185,91 @@ pub enum RuleAction {
     Bypass,
     /// Discards.
     Discard,
+}
+
+/// One ordered policy with full selectors (RFC 4301 section 4.4.1).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SpdEntry {
+    /// Its name in the file, which no tunnel and no other policy has.
+    pub name: String,
+    /// What is done.
+    pub action: EntryAction,
+    /// Addresses on this side.
+    pub local: Vec<AddressRange>,
+    /// Addresses on the other side; of some family on both.
+    pub remote: Vec<AddressRange>,
+    /// Protocols and ports.
+    pub upper: Vec<UpperRange>,
+}
+
+/// What an ordered policy does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryAction {
+    /// Has a tunnel carry it.
+    Protect(TunnelIndex),
+    /// Passes it on in clear, both ways.
+    Bypass,
+    /// Discards it.
+    Discard,
+}
+
+/// First and last address, host byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressRange {
+    /// IPv4.
+    V4(Span<u32>),
+    /// IPv6.
+    V6(Span<u128>),
+}
+
+/// Protocols, and ports of them or types and codes, as [`crate::ipsec::traffic::Traffic`] has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpperRange {
+    /// First and last protocol.
+    pub protocol: Span<u8>,
+    /// Ports on this side.
+    pub local_port: Span<u32>,
+    /// Ports on the other side.
+    pub remote_port: Span<u32>,
+}
+
+impl SpdEntry {
+    /// What it holds of IPv4.
+    pub fn boxes_v4(&self) -> impl Iterator<Item = TrafficBox<u32>> {
+        self.boxes(|range| match range {
+            AddressRange::V4(span) => Some(span),
+            AddressRange::V6(_) => None,
+        })
+    }
+
+    /// What it holds of IPv6.
+    pub fn boxes_v6(&self) -> impl Iterator<Item = TrafficBox<u128>> {
+        self.boxes(|range| match range {
+            AddressRange::V6(span) => Some(span),
+            AddressRange::V4(_) => None,
+        })
+    }
+
+    fn boxes<A: Copy>(
+        &self,
+        of_family: impl Fn(AddressRange) -> Option<Span<A>> + Copy,
+    ) -> impl Iterator<Item = TrafficBox<A>> {
+        let spans = move |ranges: &[AddressRange]| -> Vec<Span<A>> {
+            ranges.iter().copied().filter_map(of_family).collect()
+        };
+        let remotes = spans(&self.remote);
+        spans(&self.local).into_iter().flat_map(move |local| {
+            remotes.clone().into_iter().flat_map(move |remote| {
+                self.upper.iter().map(move |upper| TrafficBox {
+                    local,
+                    remote,
+                    protocol: upper.protocol,
+                    local_port: upper.local_port,
+                    remote_port: upper.remote_port,
+                })
+            })
+        })
+    }
 }
 
 /// The two tunnel endpoints in one address family, and an SA pair between them.

@@ -10,7 +10,7 @@ use super::model::Policy;
 use super::rule::RuleDraft;
 use super::secret::Secrets;
 use super::tunnel::TunnelDraft;
-use super::{gateway, port, route, rule, selectors, tunnel};
+use super::{entry, gateway, port, route, rule, selectors, tunnel};
 
 const GATEWAY: Key = Key::new(
     "gateway",
@@ -22,8 +22,9 @@ const ROUTE: Key = Key::new("route", "a table [[route]]");
 const TUNNEL: Key = Key::new("tunnel", "a table [[tunnel]]");
 const BYPASS: Key = Key::new("bypass", "a table [[bypass]]");
 const DISCARD: Key = Key::new("discard", "a table [[discard]]");
+const POLICY: Key = Key::new("policy", "a table [[policy]]");
 const KEYS: &[&Key] = &[
-    &GATEWAY, &PORT, &NEIGHBOUR, &ROUTE, &TUNNEL, &BYPASS, &DISCARD,
+    &GATEWAY, &PORT, &NEIGHBOUR, &ROUTE, &TUNNEL, &BYPASS, &DISCARD, &POLICY,
 ];
 
 /// Checks a policy file, reads the keys it names, and gives the policy.
@@ -75,7 +76,8 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
     let bypasses = tables(&BYPASS, "[[bypass]]", faults);
     let discards = tables(&DISCARD, "[[discard]]", faults);
     let rules = rule::read(&bypasses, &discards, faults);
-    rule::check_names(&tunnels, &rules, faults);
+    let entries = entry::read(&tables(&POLICY, "[[policy]]", faults), &tunnels, faults);
+    rule::check_names(&tunnels, &rules, &entries, faults);
     check_selectors(&tunnels, &rules, faults);
     let finished = || {
         Some(Policy {
@@ -85,6 +87,7 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
             routes: routes?,
             tunnels: tunnel::finish(tunnels)?,
             rules: rule::finish(rules)?,
+            entries: entry::finish(entries, faults)?,
         })
     };
     let policy = finished();

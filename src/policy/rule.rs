@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::diagnostic::{Fault, Faults, quoted};
+use super::entry::EntryDraft;
 use super::file::{At, Key, Table};
 use super::model::{Rule, RuleAction};
 use super::network;
@@ -71,16 +72,19 @@ pub(super) fn read<'a>(
     bypasses.chain(discards).map(rule).collect()
 }
 
-/// Complains about rules whose name another rule or a tunnel has. Tunnels are checked against each other elsewhere.
+/// Complains about policies whose name another policy or a tunnel has. Tunnels are checked against each other elsewhere.
 pub(super) fn check_names(
     tunnels: &[TunnelDraft<'_>],
     rules: &[RuleDraft<'_>],
+    entries: &[EntryDraft<'_>],
     faults: &mut Faults<'_>,
 ) {
     let tunnels = tunnels.iter().map(|tunnel| (Kind::Tunnel, &tunnel.name));
     let rules = rules.iter().map(|rule| (rule.kind(), &rule.name));
+    let entries = entries.iter().map(|entry| (Kind::Policy, entry.name()));
     let mut names: Vec<_> = tunnels
         .chain(rules)
+        .chain(entries)
         .filter_map(|(kind, name)| name.as_ref().map(|name| (kind, name)))
         .collect();
     names.sort_by_key(|(_, name)| name.span.start);
@@ -102,7 +106,7 @@ pub(super) fn check_names(
         };
         let fault =
             Fault::new(&name.span, message).related(&first.span, "the name is first given here");
-        faults.add(fault.help("give each tunnel, bypass and discard a name of its own"));
+        faults.add(fault.help("give each tunnel and each policy a name of its own"));
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) enum Kind {
     Tunnel,
     Bypass,
     Discard,
+    /// An ordered one, which makes no claim.
+    Policy,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Tunnel => "tunnel",
             Self::Bypass => "bypass",
             Self::Discard => "discard",
+            Self::Policy => "policy",
         }
     }
 
@@ -63,6 +66,7 @@ impl Kind {
             Self::Tunnel => "tunnels",
             Self::Bypass => "bypasses",
             Self::Discard => "discards",
+            Self::Policy => "policies",
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct Walk {
     pub offset: u16,
     /// A fragment header was passed: the packet is one fragment of a larger one.
     pub fragment: bool,
+    /// It is not the first one: what follows is no transport header.
+    pub is_later_fragment: bool,
 }
 
 impl Ipv6Header {
@@ -153,6 +155,7 @@ impl Ipv6Header {
                         protocol: next,
                         offset,
                         fragment,
+                        is_later_fragment: false,
                     });
                 }
             };
@@ -164,11 +167,28 @@ impl Ipv6Header {
             if next == protocol::ROUTING && header.get(3) != Some(&0) {
                 return Err(DropReason::BadExtension);
             }
+            let is_later_fragment =
+                next == protocol::FRAGMENT && is_later_fragment(header).unwrap_or(false);
             next = *header.first().ok_or(DropReason::BadExtension)?;
             offset = offset.saturating_add(len);
+            if is_later_fragment {
+                // The middle of a packet, which has no headers to walk.
+                return Ok(Walk {
+                    protocol: next,
+                    offset: u16::try_from(offset).map_err(|_| DropReason::BadExtension)?,
+                    fragment,
+                    is_later_fragment,
+                });
+            }
         }
         Err(DropReason::BadExtension)
     }
+}
+
+/// Whether the fragment header at the start of `header` is of a fragment that does not begin its packet.
+fn is_later_fragment(header: &[u8]) -> Option<bool> {
+    let [_, _, high, low, ..] = header.first_chunk::<{ FRAGMENT_HEADER_LEN }>()?;
+    Some(u16::from_be_bytes([*high, *low]) >> 3 != 0)
 }
 
 /// Length in bytes of the extension header at `offset`, whose second byte counts units of `1 << shift` bytes after the
@@ -227,19 +247,25 @@ mod tests {
             protocol: protocol::ESP,
             offset: 56,
             fragment: false,
+            is_later_fragment: false,
         };
         assert_eq!(walk(&data), Ok(expected));
     }
 
     #[test]
     fn walk_reports_fragments() {
-        let data = packet(protocol::FRAGMENT, &[protocol::ESP, 0, 0, 1, 0, 0, 0, 1]);
-        let expected = Walk {
-            protocol: protocol::ESP,
+        let expected = |protocol, is_later_fragment| Walk {
+            protocol,
             offset: 48,
             fragment: true,
+            is_later_fragment,
         };
-        assert_eq!(walk(&data), Ok(expected));
+        let data = packet(protocol::FRAGMENT, &[protocol::ESP, 0, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(walk(&data), Ok(expected(protocol::ESP, false)));
+        // The middle of a packet is no header, whatever the first one was followed by.
+        let options = protocol::DESTINATION_OPTIONS;
+        let data = packet(protocol::FRAGMENT, &[options, 0, 0, 9, 0, 0, 0, 1, 59, 200]);
+        assert_eq!(walk(&data), Ok(expected(options, true)));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::buf::PacketBuf;
 use crate::drop::{Aside, DropReason, Fate, PuntReason};
 use crate::ipsec::esp_in::address_pair;
 use crate::ipsec::selector::AddressPair;
-use crate::ipsec::spd::{Spd, SpdAction};
+use crate::ipsec::spd::SpdAction;
+use crate::ipsec::traffic::Direction;
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::model::Side;
 use crate::policy::tables::PortTable;
@@ -15,24 +16,25 @@ use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::{self, NatPayload, UdpHeader};
+use crate::worker::stages::View;
 
 /// ICMPv6 types of neighbour discovery (RFC 4861 section 4).
 const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Classifies every live packet of a burst. On the unprotected side only ESP stays live, with `esp_offset` set, and what
-/// `spd` lets pass in clear is `Bypassed`; on the protected side everything that is not for the gateway itself stays live.
+/// policies let pass in clear is `Bypassed`; on the protected side everything that is not for the gateway itself stays live.
 pub fn classify_burst<B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
-    port: &PortTable,
-    spd: &Spd,
+    view: View<'_>,
 ) -> Sorted {
+    let (port, spd) = (view.ingress, &view.tables.spd);
     let mut has_udp = false;
     let has_ended = match port.side {
         Side::Unprotected if spd.has_bypass() => {
             classify_each(packets, metas, |packet: &B, meta| {
                 let data = packet.data();
-                if is_bypassed(data, meta, port, spd) {
+                if is_bypassed(data, meta, view) {
                     meta.fate = Fate::Bypassed;
                     return Ok(());
                 }
@@ -118,19 +120,25 @@ fn is_for_all_on_link(addresses: AddressPair) -> bool {
     }
 }
 
-/// Whether a packet that came in clear on the unprotected side passes on as it is: it is not for the gateway, and of the
-/// policies that hold its addresses, the other way round, the most specific one is a bypass (RFC 4301 section 5.2). ESP
-/// between others is clear text like any other.
+/// Whether a packet that came in clear on the unprotected side passes on as it is: it is not for the gateway, and what
+/// policies say of such packets, the other way round, is bypass (RFC 4301 section 5.2). ESP between others is clear text like
+/// any other.
 #[inline(never)]
-fn is_bypassed(data: &[u8], meta: &PacketMeta, port: &PortTable, spd: &Spd) -> bool {
+fn is_bypassed(data: &[u8], meta: &PacketMeta, view: View<'_>) -> bool {
+    let (port, spd) = (view.ingress, &view.tables.spd);
     let Some(addresses) = address_pair(data, meta) else {
         return false;
     };
-    addresses.is_routable()
+    let may_pass = addresses.is_routable()
         && !is_local(port, addresses)
         && !port.local.tunnel_ends.contains(&addresses.destination())
-        && !is_neighbour_discovery(data, meta)
-        && spd.lookup_inbound(addresses) == SpdAction::Bypass
+        && !is_neighbour_discovery(data, meta);
+    may_pass
+        && SpdAction::Bypass
+            == match spd.has_rules() {
+                true => spd.decide(view.flows, data, meta.kind, Direction::Inbound),
+                false => spd.lookup_inbound(addresses),
+            }
 }
 
 /// Returns whether it is ESP in UDP.

@@ -14,6 +14,7 @@ use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::drop::{DropReason, Fate};
 use crate::ids::{PortIndex, QueueId};
+use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{Sad, SadView};
 use crate::meta::{BURST, PacketMeta};
@@ -73,6 +74,7 @@ pub struct Worker<'p> {
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
     id: WorkerId,
+    flows: FlowCache,
     scratch: Scratch<'p>,
 }
 
@@ -116,6 +118,7 @@ impl<'p> Worker<'p> {
             trunks: Vec::new(),
             counters,
             id: WorkerId::new(),
+            flows: FlowCache::new(),
             scratch,
         }
     }
@@ -132,6 +135,7 @@ impl<'p> Worker<'p> {
             shared: &self.shared,
             counters: &self.counters,
             id: &self.id,
+            flows: &self.flows,
         };
         let mut received = 0usize;
         for lane in &mut self.lanes {
@@ -162,6 +166,7 @@ pub(super) struct Round<'g, 'p> {
     shared: &'g Shared<'p>,
     pub(super) counters: &'g WorkerCounters,
     id: &'g WorkerId,
+    flows: &'g FlowCache,
 }
 
 /// The way of what comes in by one port: where it leaves.
@@ -287,6 +292,7 @@ fn carry<'p, P: Probe>(
         ingress,
         egress,
         worker: round.id,
+        flows: round.flows,
     };
     let sorted = sort_burst(burst.as_mut_slice(), metas, view, probe);
     let mut left = metas.len();

@@ -10,6 +10,7 @@ use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::BurstSas;
 use crate::ipsec::selector::AddressPair;
 use crate::ipsec::spd::SpdAction;
+use crate::ipsec::traffic::Direction;
 use crate::meta::{PacketKind, PacketMeta};
 use crate::policy::tables::{PortTable, Tables};
 use crate::wire::ether::{self, EtherHeader};
@@ -114,6 +115,10 @@ fn find_policy<B: PacketBuf>(
     view: View<'_>,
 ) -> Result<SaIndex, Fate> {
     let spd = &view.tables.spd;
+    if spd.has_rules() {
+        let action = spd.decide(view.flows, packet.data(), meta.kind, Direction::Outbound);
+        return obey(action, packet.data(), meta);
+    }
     // Not one lookup for both families: an answer that comes from two places is put together and taken apart again.
     if meta.kind == PacketKind::Ipv4 {
         return match spd.lookup_v4(meta.source, meta.destination) {

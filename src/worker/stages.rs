@@ -2,6 +2,7 @@
 
 use crate::buf::PacketBuf;
 use crate::ipsec::esp_out::SealJobs;
+use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{BurstSas, SadView};
 use crate::ipsec::{esp_in, esp_out};
@@ -26,6 +27,8 @@ pub struct View<'g> {
     pub egress: &'g PortTable,
     /// Whom SAs count for, and who may own them.
     pub worker: &'g WorkerId,
+    /// What the worker remembers of flows.
+    pub flows: &'g FlowCache,
 }
 
 /// Takes a burst of Ethernet frames, as received, to Ethernet frames, ready to send; or to the fates of those that are
@@ -53,7 +56,7 @@ pub fn sort_burst<B: PacketBuf, P: Probe>(
 ) -> Sorted {
     parse::parse_burst(packets, metas, view.ingress);
     probe.mark(Stage::Parse);
-    let sorted = classify::classify_burst(packets, metas, view.ingress, &view.tables.spd);
+    let sorted = classify::classify_burst(packets, metas, view);
     probe.mark(Stage::Classify);
     sorted
 }
@@ -92,7 +95,8 @@ fn open_burst<B: PacketBuf, P: Probe>(
     }
     esp_in::esp_decapsulate_burst(packets, metas);
     probe.mark(Stage::Header);
-    esp_in::spd_check_inbound_burst(packets, metas, &sas);
+    let policies = (&*view.tables.spd, view.flows);
+    esp_in::spd_check_inbound_burst(packets, metas, &sas, policies);
     probe.mark(Stage::Policy);
     let mut cuts = forward::route_burst(packets, metas, view);
     if view.tables.spd.has_bypass() {

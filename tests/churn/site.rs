@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use simplon::buf::{PacketBuf, TestBuf};
 use simplon::ids::PortIndex;
+use simplon::ipsec::flow_cache::FlowCache;
 use simplon::ipsec::sa_counters::WorkerId;
 use simplon::ipsec::sad::Sad;
 use simplon::meta::{BURST, PacketMeta};
@@ -49,6 +50,7 @@ pub(crate) struct Control {
 pub(crate) struct Packets {
     reader: Reader,
     worker: WorkerId,
+    flows: FlowCache,
     published: Published,
 }
 
@@ -129,6 +131,7 @@ pub(crate) fn gateway(site: u8) -> (Control, Packets) {
     let packets = Packets {
         reader: readers.pop().expect("one reader"),
         worker: WorkerId::new(),
+        flows: FlowCache::new(),
         published,
     };
     (control, packets)
@@ -248,6 +251,7 @@ impl Packets {
             ingress: tables.port(ingress).expect("port"),
             egress: tables.port(egress).expect("port"),
             worker: &self.worker,
+            flows: &self.flows,
         };
         process_burst(frames, &mut metas[..frames.len()], view, &mut NoProbe);
         metas

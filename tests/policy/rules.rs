@@ -186,7 +186,7 @@ fn names_are_given_once_among_all_policies() {
             + &rule(kinds[1], names[1], "\"10.8.0.0/16\"", "\"10.10.0.0/16\"")
     };
     let first = "the name is first given here: name = \"x\"";
-    let help = "give each tunnel, bypass and discard a name of its own";
+    let help = "give each tunnel and each policy a name of its own";
     for (kinds, said) in [
         (["bypass"; 2], "two bypasses are called \"x\""),
         (["discard"; 2], "two discards are called \"x\""),

@@ -8,6 +8,7 @@ use simplon::buf::{PacketBuf, TestBuf};
 use simplon::crypto::aead::Cipher;
 use simplon::drop::{Aside, DropReason, Fate, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
+use simplon::ipsec::flow_cache::FlowCache;
 use simplon::ipsec::sa::{InboundSa, OutboundSa};
 use simplon::ipsec::sa_counters::WorkerId;
 use simplon::ipsec::sad::Sad;
@@ -310,6 +311,7 @@ pub(crate) struct Rig {
     writer: Writer,
     counters: WorkerCounters,
     worker: WorkerId,
+    flows: FlowCache,
 }
 
 impl Rig {
@@ -344,6 +346,7 @@ impl Rig {
             writer,
             counters: WorkerCounters::new(2),
             worker: WorkerId::new(),
+            flows: FlowCache::new(),
         }
     }
 
@@ -395,6 +398,7 @@ impl Rig {
             ingress: self.tables.port(ingress).expect("port"),
             egress: self.tables.port(egress).expect("port"),
             worker: &self.worker,
+            flows: &self.flows,
         };
         process_burst(&mut frames, &mut metas, view, &mut NoProbe);
         self.counters.direction(side).add_fates(&metas);
