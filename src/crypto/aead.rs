@@ -113,6 +113,8 @@ pub struct KeyMaterial {
     // INVARIANT: `cipher.key_len()` bytes.
     key: Zeroizing<Vec<u8>>,
     salt: Zeroizing<[u8; SALT_LEN]>,
+    fingerprint: KeyFingerprint,
+    is_forgotten: bool,
 }
 
 impl KeyMaterial {
@@ -138,9 +140,26 @@ impl KeyMaterial {
         bytes.truncate(cipher.key_len());
         Ok(Self {
             cipher,
+            fingerprint: fingerprint(cipher, &bytes),
             key: bytes,
             salt,
+            is_forgotten: false,
         })
+    }
+
+    /// Forgets the key, and remembers what names it. Noise takes its place: an SA made of it by mistake would have a key that
+    /// nobody knows, and not one that everybody does.
+    pub fn forget(&mut self) {
+        self.key.as_mut_slice().zeroize();
+        self.salt.zeroize();
+        let noise = getrandom::fill(&mut self.key);
+        debug_assert!(noise.is_ok(), "no random numbers");
+        self.is_forgotten = true;
+    }
+
+    /// Whether the key is forgotten.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_forgotten
     }
 
     /// The cipher the key is for.
@@ -155,15 +174,19 @@ impl KeyMaterial {
 
     /// Names the key without telling it.
     pub fn fingerprint(&self) -> KeyFingerprint {
-        let mut hash = Sha256::new();
-        hash.update(b"simplon key fingerprint v1");
-        hash.update(self.cipher.name());
-        hash.update(self.key.as_slice());
-        let digest = hash.finalize();
-        let mut out = [0; 16];
-        out.copy_from_slice(&digest[..16]);
-        KeyFingerprint(out)
+        self.fingerprint
     }
+}
+
+fn fingerprint(cipher: Cipher, key: &[u8]) -> KeyFingerprint {
+    let mut hash = Sha256::new();
+    hash.update(b"simplon key fingerprint v1");
+    hash.update(cipher.name());
+    hash.update(key);
+    let digest = hash.finalize();
+    let mut out = [0; 16];
+    out.copy_from_slice(&digest[..16]);
+    KeyFingerprint(out)
 }
 
 /// An expanded key, ready for packets. Zeroised when dropped, never printed.

@@ -81,7 +81,7 @@ pub fn assemble<'p>(
             info!(bypass = rule.name, "passes in clear, as the policy says");
         }
     }
-    let mut plan = Plan::new(&policy, &topology);
+    let mut plan = Plan::new(&policy, &topology, &[]);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables())));
     let shares = ports::shares(&policy, ports, started);

@@ -12,6 +12,7 @@
 pub mod compile;
 mod device;
 mod diagnostic;
+pub mod difference;
 mod entry;
 mod file;
 mod gateway;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::crypto::aead::KeyMaterial;
-use crate::ids::{PortIndex, Spi, TunnelIndex};
+use crate::ids::{PortIndex, SaIndex, Spi, TunnelIndex};
 pub use crate::ipsec::outer::{
     DontFragment, Dscp, EcnMode, Encapsulation, Fragmentation, OuterHeader, SizeRules,
 };
@@ -35,8 +35,19 @@ pub struct Policy {
     pub entries: Vec<SpdEntry>,
 }
 
+impl Policy {
+    /// Forgets every key, once SAs have been made of them; what names the keys stays.
+    pub fn forget_keys(&mut self) {
+        let tunnels = self.tunnels.iter_mut();
+        for set in tunnels.flat_map(|tunnel| &mut tunnel.endpoints) {
+            set.outbound.key.forget();
+            set.inbound.key.forget();
+        }
+    }
+}
+
 /// Settings of the whole gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gateway {
     /// Name, also DPDK's file prefix: letters, digits, `-` and `_`.
     pub name: String,
@@ -95,7 +106,7 @@ pub enum Side {
 }
 
 /// One port.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     /// Its name in the file.
     pub name: String,
@@ -131,7 +142,7 @@ impl fmt::Display for MacAddr {
 }
 
 /// A static neighbour.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Neighbour {
     /// Its address.
     pub address: IpAddr,
@@ -142,7 +153,7 @@ pub struct Neighbour {
 }
 
 /// A static route.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
     /// Destination prefix, host bits zero.
     pub to: IpNet,
@@ -166,7 +177,7 @@ pub struct Tunnel {
 }
 
 /// What is done with chosen traffic that no tunnel carries.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// Its name in the file, which no tunnel and no other rule has.
     pub name: String,
@@ -274,6 +285,12 @@ impl SpdEntry {
 
 /// The two tunnel endpoints in one address family, and an SA pair between them.
 pub struct EndpointSet {
+    /// The slot of its SA pair, the same in both directions; those of a split tunnel are next to each other. In a file that was
+    /// just read, its place among all.
+    pub slot: SaIndex,
+    /// The slot of the SA that seals its packets: `slot`, but where that SA replaces another one, and the peer is not yet known
+    /// to have its counterpart.
+    pub seals_by: SaIndex,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address, same family.

@@ -59,7 +59,7 @@ fn plan() -> Plan {
             sa_hops: Arc::default(),
             stale: Stale::All,
         }],
-        peers,
+        peers: peers.into_iter().map(Some).collect(),
         by_peer,
         moved: false,
         admin_prohibited: false,
