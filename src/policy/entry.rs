@@ -1,6 +1,7 @@
 //! The `[[policy]]` tables: ordered policies with full selectors (RFC 4301 section 4.4.1).
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -87,12 +88,16 @@ pub(super) fn read<'a>(
     tunnels: &[TunnelDraft<'_>],
     faults: &mut Faults<'_>,
 ) -> Vec<EntryDraft<'a>> {
+    let places: HashMap<&str, u32> = (0u32..)
+        .zip(tunnels)
+        .filter_map(|(at, tunnel)| Some((tunnel.name.as_ref()?.value, at)))
+        .collect();
     let entry = |table: &Table<'a>| {
         table.refuse_unknown(KEYS, &[], faults);
         let name = table
             .need(&NAME, faults)
             .and_then(|value| network::name(&value, faults));
-        let action = action(table, tunnels, faults);
+        let action = action(table, &places, faults);
         let local = table.need(&LOCAL, faults);
         let remote = table.need(&REMOTE, faults);
         let [local, remote] =
@@ -177,7 +182,7 @@ fn count(entry: &SpdEntry) -> usize {
 
 fn action(
     table: &Table<'_>,
-    tunnels: &[TunnelDraft<'_>],
+    tunnels: &HashMap<&str, u32>,
     faults: &mut Faults<'_>,
 ) -> Option<EntryAction> {
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -215,25 +220,19 @@ fn action(
 
 fn find_tunnel(
     name: &At<&str>,
-    tunnels: &[TunnelDraft<'_>],
+    tunnels: &HashMap<&str, u32>,
     faults: &mut Faults<'_>,
 ) -> Option<TunnelIndex> {
-    let names = || {
-        let name =
-            |tunnel: &TunnelDraft<'_>| tunnel.name.as_ref().map(|name| name.value.to_owned());
-        tunnels.iter().map(name)
-    };
-    let found = names().position(|other| other.as_deref() == Some(name.value));
+    let found = tunnels.get(name.value).copied();
     if found.is_none() {
-        let names: Vec<String> = names().flatten().collect();
-        let help = match closest(name.value, names.iter().map(String::as_str)) {
+        let help = match closest(name.value, tunnels.keys().copied()) {
             Some(near) => format!("did you mean {}?", quoted(near)),
             None => "write the name of a [[tunnel]]".to_owned(),
         };
         let message = format!("no tunnel is called {}", quoted(name.value));
         faults.add(Fault::new(&name.span, message).help(help));
     }
-    found.and_then(|at| u32::try_from(at).ok()).map(TunnelIndex)
+    found.map(TunnelIndex)
 }
 
 /// A value, or a list of them.
