@@ -70,6 +70,7 @@ reasons! {
         NoPolicy = "no-policy", "No policy names it; the default is discard.";
         Discarded = "discarded", "A discard policy names it.";
         SaDown = "sa-down", "The SA of this policy was not started; the log and `show sa` say why.";
+        SaExpired = "sa-expired", "The SA's lifetime is over, in bytes, packets or time; it needs a new key.";
         SeqExhausted = "seq-exhausted", "The SA has used its last sequence number and needs a new key.";
         LeaseWait = "lease-wait", "The sequence numbers leased on disk ran out before the next lease was written.";
         SealFailed = "seal-failed", "The cipher refused the packet; nothing of it was sent.";

@@ -146,7 +146,11 @@ impl Leases {
             let Some(sa) = leased_sa(lease, sad, writer) else {
                 continue;
             };
-            let (next, leased) = (sa.seq.next(), sa.seq.leased());
+            let next = sa.seq.next();
+            // What was stopped needs no more numbers.
+            let Some(leased) = sa.seq.leased() else {
+                continue;
+            };
             if sa.seq.is_exhausted() && !lease.told {
                 lease.told = true;
                 error!(spi = %sa.identity().spi, "SA has used its last sequence number and stopped: give both ends a new key");
@@ -193,11 +197,7 @@ impl Leases {
             .iter()
             .filter_map(|lease| {
                 let sa = leased_sa(lease, sad, writer)?;
-                Some((
-                    Direction::Outbound,
-                    lease.key,
-                    sa.seq.next().min(sa.seq.leased()),
-                ))
+                Some((Direction::Outbound, lease.key, sa.seq.unused()))
             })
             .collect();
         numbers.extend(self.seen(sad, writer, ReplayWindow::highest));
@@ -376,7 +376,7 @@ mod tests {
         }
         let leased = |at| {
             let sa = sad.outbound().get_owned(&writer, at).expect("SA");
-            (sa.seq.leased(), sa)
+            (sa.seq.leased().expect("not stopped"), sa)
         };
         leases.tick(&sad, &writer);
         assert!((0..count).all(|at| leased(at).0 == 1 + 3 * MIN_AHEAD));

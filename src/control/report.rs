@@ -195,7 +195,7 @@ pub struct SaEntry {
     pub reason: Option<String>,
     /// Outbound: last number used. Inbound: highest seen.
     pub sequence: u64,
-    /// Outbound: first number that is not leased on disk.
+    /// Outbound: first number that is not leased on disk; absent where the SA has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leased: Option<u64>,
     /// Inbound: anti-replay window, in packets.
@@ -433,8 +433,8 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
             row.outbound_refused.as_deref(),
         );
         if let Some(sa) = sad.outbound().get_owned(writer, row.slot.index()) {
-            entry.sequence = sa.seq.next().min(sa.seq.leased()).saturating_sub(1);
-            entry.leased = Some(sa.seq.leased());
+            entry.sequence = sa.seq.unused().saturating_sub(1);
+            entry.leased = sa.seq.leased();
             if sa.seq.is_exhausted() {
                 entry.state = "exhausted".into();
             }

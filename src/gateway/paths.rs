@@ -146,7 +146,7 @@ impl Paths {
 /// guess that, and the SPI.
 fn was_sent(sa: &OutboundSa, seq: u32) -> bool {
     // What is beyond the lease was not used.
-    let next = sa.seq.next().min(sa.seq.leased());
+    let next = sa.seq.unused();
     let low = crate::bits::low_32(next);
     let age = low.wrapping_sub(seq);
     (1..=RECENT).contains(&age) && u64::from(age) < next

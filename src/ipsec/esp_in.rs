@@ -32,7 +32,7 @@ const BEFORE: usize = esp::HEADER_LEN + IV_LEN;
 /// Finds the SA of every live packet by SPI, and checks that the packet was sent to its address in its encapsulation.
 ///
 /// A packet is a whole outer IP packet whose ESP header is at `esp_offset`. `sas` is empty on entry and holds the SA of
-/// each packet on return. Drops with `Runt`, `NoSa`, `SaDown` or `EncapMismatch`.
+/// each packet on return. Drops with `Runt`, `NoSa`, `SaDown`, `EncapMismatch` or `SaExpired`.
 pub fn sad_lookup_burst<'g, B: PacketBuf>(
     packets: &[B],
     metas: &mut [PacketMeta],
@@ -157,10 +157,7 @@ fn check_sa(data: &[u8], meta: &PacketMeta, sa: Option<&InboundSa>) -> Result<()
     if sa.spi != header.spi.get() || !is_to(data, meta.kind, sa) {
         return Err(DropReason::NoSa);
     }
-    if sa.in_udp != (meta.protocol == protocol::UDP) {
-        return Err(DropReason::EncapMismatch);
-    }
-    Ok(())
+    sa.check_carrier(meta.protocol)
 }
 
 /// Whether the outer packet was sent to the SA's address.

@@ -22,7 +22,7 @@ use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
 
 /// Gives each live packet a sequence number of its SA in `sas`, those of a run of equal SA taken together. Drops with
-/// `SaDown`, `SeqExhausted`, `LeaseWait`.
+/// `SaDown`, `SaExpired`, `SeqExhausted`, `LeaseWait`.
 pub fn seq_assign_burst(
     metas: &mut [PacketMeta],
     sas: &BurstSas<'_, OutboundSa>,

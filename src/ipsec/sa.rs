@@ -1,7 +1,7 @@
 //! Security associations: what one needs per packet, and what it counts.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::bits::low_8;
 use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
 use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
+use crate::drop::DropReason;
 use crate::ids::Spi;
 use crate::ipsec::outer::{DontFragment, Encapsulation, Fragmentation, OuterHeader, SizeRules};
 use crate::ipsec::peer::{InboundPeer, OutboundPeer};
@@ -140,6 +141,10 @@ pub struct InboundParams<'a> {
     pub peer_moves: bool,
 }
 
+/// The carrier of an SA that was stopped. No ESP comes in protocol 0, so that whoever compares the two finds that out as with
+/// any packet in the wrong encapsulation, and packets of other SAs are asked nothing more.
+const STOPPED: u8 = 0;
+
 /// An SA that opens.
 ///
 /// What a packet needs of it, beside the key and one word of the window, is in its first two cache lines.
@@ -148,7 +153,9 @@ pub struct InboundSa {
     /// SPI, host byte order.
     pub(super) spi: u32,
     pub(super) esn: bool,
-    pub(super) in_udp: bool,
+    /// The protocol that its packets come in, [`protocol::ESP`] or [`protocol::UDP`]; [`STOPPED`] where it opens none any
+    /// more.
+    carrier: AtomicU8,
     local_is_v4: bool,
     /// Our outer address; IPv4 in the first four bytes.
     local: [u8; 16],
@@ -365,6 +372,21 @@ impl OutboundSa {
         }
     }
 
+    /// Ends it after so many packets from now on, exactly (RFC 4301 section 4.4.2.1).
+    pub fn limit_packets(&mut self, packets: u64) {
+        self.seq.limit(packets);
+    }
+
+    /// Stops it for good: it seals nothing more, but what a worker is about to in this moment.
+    pub fn stop(&self) {
+        self.seq.stop();
+    }
+
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.seq.leased().is_none()
+    }
+
     /// Asks for what a packet needs of it beside the key.
     #[inline]
     pub fn prefetch(&self) {
@@ -449,7 +471,10 @@ impl InboundSa {
         Self {
             spi: params.sa.spi.get(),
             esn: params.sa.esn,
-            in_udp: params.sa.encapsulation != Encapsulation::None,
+            carrier: AtomicU8::new(match params.sa.encapsulation {
+                Encapsulation::None => protocol::ESP,
+                Encapsulation::Udp { .. } => protocol::UDP,
+            }),
             local_is_v4: params.sa.local.is_ipv4(),
             local,
             first_nets: [
@@ -488,6 +513,29 @@ impl InboundSa {
     #[inline]
     pub fn prefetch(&self) {
         prefetch_lines(self, 2);
+    }
+
+    /// Whether a packet that came in this protocol is its own to open.
+    ///
+    /// # Errors
+    /// `SaExpired` where it was stopped, `EncapMismatch` where it is in UDP and the packet not, or the reverse.
+    #[inline]
+    pub(super) fn check_carrier(&self, protocol: u8) -> Result<(), DropReason> {
+        match self.carrier.load(Ordering::Relaxed) {
+            carrier if carrier == protocol => Ok(()),
+            STOPPED => Err(DropReason::SaExpired),
+            _ => Err(DropReason::EncapMismatch),
+        }
+    }
+
+    /// Stops it for good: it opens nothing more, but what a worker is about to in this moment.
+    pub fn stop(&self) {
+        self.carrier.store(STOPPED, Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.carrier.load(Ordering::Relaxed) == STOPPED
     }
 
     /// Whether an opened packet with these addresses is one that it may carry (RFC 4301 section 5.2).

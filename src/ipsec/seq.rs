@@ -17,15 +17,19 @@ pub const LAST_SHORT: u64 = u32::MAX as u64;
 /// overshoot, so that the counter itself never wraps.
 pub const LAST_EXTENDED: u64 = u64::MAX - (1 << 32);
 
+/// The lease of an SA that was stopped: no number is below it, so whoever asks for one finds that out as with any lease that
+/// has run out, and the way of those that have numbers left is the same as without lifetimes.
+const STOPPED: u64 = 0;
+
 /// Hands out the sequence numbers of one outbound SA.
 ///
 /// Whoever takes numbers reads all fields, so they share a cache line; the lease is written a few times a second.
 pub struct SeqAllocator {
     /// Next number to be taken; may run past `leased`, and what lies beyond is never used.
     next: AtomicU64,
-    /// First number that must not be used yet.
+    /// First number that must not be used yet; [`STOPPED`] where none may be used any more.
     leased: AtomicU64,
-    /// Last number of this SA.
+    /// Last number of this SA: of its kind, or of its lifetime.
     last: u64,
     /// The first number in the owner's stock, which it alone writes, by a load and a store.
     stock: AtomicU64,
@@ -76,6 +80,14 @@ impl SeqAllocator {
             stock: AtomicU64::new(next),
             stocked: AtomicU64::new(0),
         }
+    }
+
+    /// Lets no more than `packets` numbers be used in all: what a lifetime in packets comes to, exactly.
+    pub(super) fn limit(&mut self, packets: u64) {
+        let next = self.next.load(Ordering::Relaxed);
+        self.last = self
+            .last
+            .min(next.saturating_add(packets).saturating_sub(1));
     }
 
     /// Takes up to `count` numbers for the worker that owns the SA: mostly out of its stock, without an atomic addition.
@@ -181,9 +193,19 @@ impl SeqAllocator {
         }
     }
 
-    /// First number that must not be used yet.
-    pub fn leased(&self) -> u64 {
-        self.leased.load(Ordering::Relaxed)
+    /// First number that nobody was given: what is beyond the lease was taken and not used.
+    pub fn unused(&self) -> u64 {
+        match self.leased() {
+            // The lease is not known any more; what a worker was given in the moment of stopping is below this all the same.
+            None => self.next(),
+            Some(leased) => self.next().min(leased),
+        }
+    }
+
+    /// First number that must not be used yet; `None` where the SA was stopped.
+    pub fn leased(&self) -> Option<u64> {
+        let leased = self.leased.load(Ordering::Relaxed);
+        (leased != STOPPED).then_some(leased)
     }
 
     /// Last number of this SA.
@@ -191,22 +213,40 @@ impl SeqAllocator {
         self.last
     }
 
-    /// Whether every number has been used: the SA needs a new key.
+    /// Whether every number of its kind has been used: the SA needs a new key.
     pub fn is_exhausted(&self) -> bool {
-        self.next() > self.last
+        !self.ends_early() && self.next() > self.last
     }
 
-    /// Allows numbers below `until`, which must be on disk by now. Never takes a lease back.
+    /// Whether the last number is one of a lifetime.
+    fn ends_early(&self) -> bool {
+        self.last != LAST_SHORT && self.last != LAST_EXTENDED
+    }
+
+    /// Allows numbers below `until`, which must be on disk by now. Never takes a lease back, and gives none to an SA that was
+    /// stopped.
     pub fn extend_lease(&self, until: u64) {
         let until = until.min(self.last.saturating_add(1));
-        self.leased.fetch_max(until, Ordering::Release);
+        // Nothing is changed where there is nothing to extend.
+        let _ = self
+            .leased
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |leased| {
+                (leased != STOPPED && leased < until).then_some(until)
+            });
+    }
+
+    /// Gives out no more numbers, for good. A worker that asks at this very moment may still be given those of one run.
+    pub(super) fn stop(&self) {
+        self.leased.store(STOPPED, Ordering::Relaxed);
     }
 
     fn shortage(&self, leased: u64) -> DropReason {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.3.3
         //# the sender MUST NOT send a packet on an SA if doing so would cause
         //# the sequence number to cycle.
-        if leased > self.last {
+        if leased == STOPPED || leased > self.last && self.ends_early() {
+            DropReason::SaExpired
+        } else if leased > self.last {
             DropReason::SeqExhausted
         } else {
             DropReason::LeaseWait
@@ -243,6 +283,45 @@ mod tests {
         seq.extend_lease(100);
         // 11 to 16 were taken beyond the lease and are lost, not used.
         assert_eq!(seq.take(1).first, 17);
+    }
+
+    #[test]
+    fn stopped_allocator_gives_nothing_whatever_is_leased() {
+        let seq = SeqAllocator::new(1, true);
+        seq.extend_lease(100);
+        // The owner has some in stock.
+        assert_eq!(
+            (seq.take_as_owner(1).count, seq.take_as_owner(1).count),
+            (1, 1)
+        );
+        assert_eq!(seq.unused(), 3);
+        seq.stop();
+        seq.extend_lease(200);
+        assert_eq!(seq.leased(), None);
+        for run in [seq.take_as_owner(1), seq.take_as_owner(40), seq.take(1)] {
+            assert_eq!((run.count, run.short), (0, Some(DropReason::SaExpired)));
+        }
+        assert!(!seq.is_exhausted());
+        assert!(seq.unused() >= 3, "what is saved is never too low");
+    }
+
+    #[test]
+    fn lifetime_in_packets_is_exact_and_no_exhaustion() {
+        for esn in [true, false] {
+            let mut seq = SeqAllocator::new(7, esn);
+            seq.limit(5);
+            seq.extend_lease(u64::MAX);
+            assert_eq!(seq.take_as_owner(1).count, 1);
+            let run = seq.take_as_owner(64);
+            assert_eq!((run.count, run.short), (4, Some(DropReason::SaExpired)));
+            assert_eq!(seq.take(1).short, Some(DropReason::SaExpired));
+            assert_eq!((seq.unused(), seq.is_exhausted()), (12, false));
+        }
+        // One that its kind does not reach is none.
+        let mut seq = SeqAllocator::new(LAST_SHORT, false);
+        seq.limit(5);
+        seq.extend_lease(u64::MAX);
+        assert_eq!(seq.take(2).short, Some(DropReason::SeqExhausted));
     }
 
     #[test]
@@ -376,7 +455,7 @@ mod tests {
         let seq = SeqAllocator::new(1, true);
         seq.extend_lease(100);
         seq.extend_lease(50);
-        assert_eq!(seq.leased(), 100);
+        assert_eq!(seq.leased(), Some(100));
     }
 }
 
