@@ -15,6 +15,8 @@ mod checks;
 mod devices;
 #[path = "policy/entries.rs"]
 mod entries;
+#[path = "policy/lifetimes.rs"]
+mod lifetimes;
 #[path = "policy/robust.rs"]
 mod robust;
 #[path = "policy/rules.rs"]

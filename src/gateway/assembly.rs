@@ -119,7 +119,7 @@ fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Lea
         };
         match leases.start_outbound(slot, row.outbound.fingerprint) {
             SaStart::At(next) => {
-                let sa = Box::new(outbound_sa(set, next));
+                let sa = Box::new(outbound_sa(tunnel, set, next));
                 let _ = writer.replace(sad.outbound(), slot.index(), Some(sa));
             }
             SaStart::Refused(reason) => row.outbound_refused = Some(reason),

@@ -59,14 +59,18 @@ pub fn inbound_params(set: &EndpointSet) -> SaParams<'_> {
     }
 }
 
-/// The SA that seals for `set`, beginning at `next_seq`, with nothing leased.
-pub fn outbound_sa(set: &EndpointSet, next_seq: u64) -> OutboundSa {
-    OutboundSa::new(&OutboundParams {
+/// The SA that seals for `set` of `tunnel`, beginning at `next_seq`, with nothing leased.
+pub fn outbound_sa(tunnel: &Tunnel, set: &EndpointSet, next_seq: u64) -> OutboundSa {
+    let mut sa = OutboundSa::new(&OutboundParams {
         sa: outbound_params(set),
         next_seq,
         outer: set.outer,
         sizes: set.sizes,
-    })
+    });
+    if let Some(limit) = tunnel.lifetime.packets {
+        sa.limit_packets(limit.hard);
+    }
+    sa
 }
 
 /// The SA that opens for `set`, in which every number up to `seen` counts as seen.

@@ -17,6 +17,7 @@ mod entry;
 mod file;
 mod gateway;
 mod keying;
+mod lifetime;
 mod load;
 mod mask;
 pub mod model;

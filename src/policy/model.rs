@@ -171,9 +171,31 @@ pub struct Tunnel {
     pub local_networks: Vec<IpNet>,
     /// Protected networks behind the peer, host bits zero, at least one; some family is on both sides.
     pub remote_networks: Vec<IpNet>,
+    /// How long each of its SAs, in either direction, may be used.
+    pub lifetime: Lifetime,
     /// One endpoint set, or one of each outer family. Where the tunnel is split into several SA pairs, a set is there once
     /// for each of them: next to each other, and alike but for the SAs.
     pub endpoints: Vec<EndpointSet>,
+}
+
+/// How long an SA may be used (RFC 4301 section 4.4.2.1), where there is a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Lifetime {
+    /// Inner bytes that it seals or opens.
+    pub bytes: Option<Limit>,
+    /// Packets that it seals or opens.
+    pub packets: Option<Limit>,
+    /// Milliseconds since it was installed.
+    pub time_ms: Option<Limit>,
+}
+
+/// One limit of a lifetime: what is told when it is near, and what ends the SA. Both at least 1, `soft` never more than `hard`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// From here on the SA ought to be replaced.
+    pub soft: u64,
+    /// From here on it is not used.
+    pub hard: u64,
 }
 
 /// What is done with chosen traffic that no tunnel carries.

@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value};
 use super::keying::{self, Direction, KeySource, KeyingDraft, Transform};
+use super::lifetime;
 use super::model::{
     DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, Fragmentation, InboundKeying,
-    NatTraversal, OutboundKeying, OuterHeader, SizeRules, Tunnel,
+    Lifetime, NatTraversal, OutboundKeying, OuterHeader, SizeRules, Tunnel,
 };
 use super::network;
 use super::selectors::{Claim, Kind};
@@ -29,7 +30,16 @@ pub(super) const LOCAL_NETWORKS: Key =
 pub(super) const REMOTE_NETWORKS: Key =
     Key::new("remote_networks", "remote_networks = [\"10.2.0.0/16\"]");
 const ENDPOINTS: Key = Key::new("endpoints", "a table [[tunnel.endpoints]]");
-const TUNNEL_KEYS: &[&Key] = &[&NAME, &LOCAL_NETWORKS, &REMOTE_NETWORKS, &ENDPOINTS];
+const TUNNEL_KEYS: &[&Key] = &[
+    &NAME,
+    &LOCAL_NETWORKS,
+    &REMOTE_NETWORKS,
+    &lifetime::BYTES,
+    &lifetime::PACKETS,
+    &lifetime::TIME,
+    &lifetime::SOFT_PERCENT,
+    &ENDPOINTS,
+];
 
 const LOCAL: Key = Key::new("local", "local = \"192.0.2.1\"");
 const REMOTE: Key = Key::new("remote", "remote = \"192.0.2.2\"");
@@ -107,6 +117,7 @@ pub(super) struct TunnelDraft<'a> {
     pub(super) name: Option<At<&'a str>>,
     pub(super) local: Networks,
     pub(super) remote: Networks,
+    lifetime: Lifetime,
     pub(super) endpoints: Vec<EndpointDraft>,
 }
 
@@ -192,6 +203,7 @@ fn tunnel<'a>(
     let local = networks(table, &LOCAL_NETWORKS, faults);
     let remote = networks(table, &REMOTE_NETWORKS, faults);
     check_common_family(&local, &remote, faults);
+    let lifetime = lifetime::read(table, faults);
     let sets = table
         .need(&ENDPOINTS, faults)
         .map(|value| value.tables("[[tunnel.endpoints]]", faults));
@@ -214,6 +226,7 @@ fn tunnel<'a>(
         name,
         local,
         remote,
+        lifetime,
         endpoints,
     }
 }
@@ -679,6 +692,7 @@ pub(super) fn finish(tunnels: Vec<TunnelDraft<'_>>) -> Option<Vec<Tunnel>> {
             name: tunnel.name?.value.to_owned(),
             local_networks: tunnel.local.finish()?,
             remote_networks: tunnel.remote.finish()?,
+            lifetime: tunnel.lifetime,
             endpoints: tunnel
                 .endpoints
                 .into_iter()

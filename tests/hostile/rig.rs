@@ -197,7 +197,7 @@ impl<'p> Gateway<'p> {
     pub(crate) fn install(&mut self, tunnel: &str, next: u64, seen: u64) {
         let slot = self.slot(tunnel);
         let (_, _, tunnel, set) = endpoint_sets(&self.policy).nth(slot.index()).expect("slot");
-        let seals = outbound_sa(set, next);
+        let seals = outbound_sa(tunnel, set, next);
         seals.seq.extend_lease(u64::MAX);
         let opens = inbound_sa(tunnel, set, seen);
         let sad = &self.worker.shared.sad;
@@ -217,8 +217,8 @@ impl<'p> Gateway<'p> {
     /// As [`Self::install`], for an SA that seals and has no lease.
     pub(crate) fn install_without_lease(&mut self, tunnel: &str) {
         let slot = self.slot(tunnel);
-        let (.., set) = endpoint_sets(&self.policy).nth(slot.index()).expect("slot");
-        let sa = Box::new(outbound_sa(set, 1));
+        let (.., tunnel, set) = endpoint_sets(&self.policy).nth(slot.index()).expect("slot");
+        let sa = Box::new(outbound_sa(tunnel, set, 1));
         let outbound = self.worker.shared.sad.outbound();
         assert!(
             self.writer

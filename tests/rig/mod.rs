@@ -331,7 +331,7 @@ impl Rig {
         let sad = Sad::new(&writer, 1);
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
             assert_eq!(slot, SLOT);
-            let outbound = outbound_sa(set, shape.next_seq);
+            let outbound = outbound_sa(tunnel, set, shape.next_seq);
             outbound.seq.extend_lease(u64::MAX);
             let inbound = inbound_sa(tunnel, set, shape.seen);
             let placed = writer.replace(sad.outbound(), slot.index(), Some(Box::new(outbound)));

@@ -105,7 +105,7 @@ impl Gateway {
         let (mut writer, _) = domain(0);
         let sad = Sad::new(&writer, 4);
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
-            let (outbound, inbound) = (outbound_sa(set, 1), inbound_sa(tunnel, set, 0));
+            let (outbound, inbound) = (outbound_sa(tunnel, set, 1), inbound_sa(tunnel, set, 0));
             let at = slot.index();
             assert!(
                 writer
