@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod leases;
+pub mod lifetimes;
 pub mod peers;
 pub mod protocol;
 pub mod report;

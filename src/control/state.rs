@@ -40,12 +40,22 @@ const WRITE_ATTEMPTS: usize = 8;
 const MAX_RECORDS: u64 = (1 << 30) / RECORD_LEN as u64;
 
 /// Which half of an SA pair.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Direction {
     /// Seals: the number is the first that was not leased.
     Outbound,
     /// Opens: the number is the highest seen.
     Inbound,
+}
+
+impl Direction {
+    /// `outbound` or `inbound`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
 }
 
 /// Why an SA cannot be started, or the state not kept.

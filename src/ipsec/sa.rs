@@ -92,6 +92,8 @@ pub struct OutboundSa {
     /// Where packets go, in UDP: the templates have where they went at first.
     pub(super) peer: Option<Box<OutboundPeer>>,
     cold: ColdCounters,
+    /// The first of its numbers.
+    first_seq: u64,
     identity: SaIdentity,
 }
 
@@ -314,13 +316,13 @@ impl OutboundSa {
     /// An SA with nothing leased yet: it seals once `seq` has been given a lease.
     pub fn new(params: &OutboundParams<'_>) -> Self {
         let template = Template::new(params);
+        let seq = SeqAllocator::new(params.next_seq, params.sa.esn);
         let mut near = [0; NEAR_TEMPLATE];
         for (to, from) in near.iter_mut().rev().zip(template.bytes.iter().rev()) {
             *to = *from;
         }
         Self {
             template: near,
-            seq: SeqAllocator::new(params.next_seq, params.sa.esn),
             hot: HotCounters::default(),
             salt: Zeroizing::new(params.sa.key.salt()),
             sum: template.sum,
@@ -333,7 +335,9 @@ impl OutboundSa {
                 .peer()
                 .map(|peer| Box::new(OutboundPeer::new(peer))),
             cold: ColdCounters::default(),
+            first_seq: seq.unused(),
             identity: params.sa.identity(),
+            seq,
         }
     }
 
@@ -370,6 +374,11 @@ impl OutboundSa {
         } else {
             self.seq.take(count)
         }
+    }
+
+    /// How many sequence numbers it has spent: one for each packet that was sealed, and for each that failed after that.
+    pub fn numbers_used(&self) -> u64 {
+        self.seq.unused().saturating_sub(self.first_seq)
     }
 
     /// Ends it after so many packets from now on, exactly (RFC 4301 section 4.4.2.1).

@@ -197,7 +197,7 @@ impl SeqAllocator {
     pub fn unused(&self) -> u64 {
         match self.leased() {
             // The lease is not known any more; what a worker was given in the moment of stopping is below this all the same.
-            None => self.next(),
+            None => self.next().min(self.last.saturating_add(1)),
             Some(leased) => self.next().min(leased),
         }
     }
