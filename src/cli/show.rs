@@ -6,9 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Failure, ShowArgs, What, client, print};
+use crate::control::lifetimes::LimitKind;
 use crate::control::protocol::Method;
 use crate::control::report::{
-    DropsReport, HostReport, PortsReport, SaReport, TunnelsReport, WorkersReport,
+    DropsReport, HostReport, LifetimeReport, PortsReport, SaReport, TunnelsReport, WorkersReport,
 };
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
@@ -181,9 +182,10 @@ fn sas(report: &SaReport) -> String {
         "sequence",
         "packets",
         "bytes",
+        "lifetime",
         "dropped",
     ];
-    let mut table = table(&head, &[8, 9, 11, 12, 13, 14]);
+    let mut table = table(&head, &[8, 9, 11, 12, 13, 15]);
     let mut reasons = String::new();
     for sa in &report.sas {
         let dropped: u64 = sa.drops.iter().map(|count| count.packets).sum();
@@ -208,6 +210,7 @@ fn sas(report: &SaReport) -> String {
             sa.sequence.to_string(),
             sa.packets.to_string(),
             sa.bytes.to_string(),
+            sa.lifetime.as_ref().map_or_else(|| "-".into(), lifetime),
             dropped.to_string(),
         ]);
         // One cause is often that of every SA: told once.
@@ -218,6 +221,18 @@ fn sas(report: &SaReport) -> String {
         }
     }
     finish(&table) + &reasons
+}
+
+/// What is used of each limit.
+fn lifetime(report: &LifetimeReport) -> String {
+    let limits = report.limits().map(|(kind, limit)| {
+        let [used, hard] = [limit.used, limit.hard].map(|amount| kind.show(amount));
+        match kind {
+            LimitKind::Packets => format!("{used} of {hard} packets"),
+            LimitKind::Bytes | LimitKind::Time => format!("{used} of {hard}"),
+        }
+    });
+    limits.collect::<Vec<_>>().join(", ")
 }
 
 /// An address, and the port where there is one.

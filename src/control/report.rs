@@ -1,7 +1,11 @@
 //! What the control side tells: plain data, as JSON over the socket and as tables in `simplon show`.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
+use crate::control::lifetimes::{self, Life, Lifetimes, LimitKind, Stage as LifeStage, Used};
+use crate::control::state::Direction;
 use crate::drop::{Aside, DropReason, PuntReason};
 use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
@@ -9,7 +13,7 @@ use crate::ipsec::peer::PeerCell;
 use crate::ipsec::sa::SaIdentity;
 use crate::ipsec::sa_counters::SaCounters;
 use crate::ipsec::sad::Sad;
-use crate::policy::model::Side;
+use crate::policy::model::{Limit, Side};
 use crate::rcu::Writer;
 use crate::wire::rss::Spreading;
 use crate::worker::counters::{DirectionCounters, WorkerCounters};
@@ -133,7 +137,8 @@ pub struct TunnelEntry {
     pub encapsulation: String,
     /// SA pairs.
     pub sas: usize,
-    /// `up`; or why nothing can be sent: `sa-down`, `no-route`, `no-neighbour`.
+    /// `up`; or why nothing can be sent: `sa-down`, `no-route`, `no-neighbour`; or `sa-expired` where all its SAs of one
+    /// direction are.
     pub state: String,
     /// Largest IP packet of the link towards the peer; absent where there is no way to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +193,7 @@ pub struct SaEntry {
     /// What comes with UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp: Option<UdpReport>,
-    /// `up`, `exhausted` or `refused`.
+    /// `up`; `soft` where a soft limit of its lifetime is reached; `expired` where a hard one is; `exhausted` or `refused`.
     pub state: String,
     /// Why it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,8 +210,49 @@ pub struct SaEntry {
     pub packets: u64,
     /// Their inner bytes.
     pub bytes: u64,
+    /// What its lifetime is and what is used of it, where there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<LifetimeReport>,
     /// Packets dropped, by reason, where there were any.
     pub drops: Vec<Count>,
+}
+
+/// The lifetime of an SA, of an expired one when it ended.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct LifetimeReport {
+    /// Inner bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<LimitReport>,
+    /// Packets; outbound the sequence numbers that were spent on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<LimitReport>,
+    /// Milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<LimitReport>,
+}
+
+/// One limit.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LimitReport {
+    /// What is used.
+    pub used: u64,
+    /// Where a warning is logged.
+    pub soft: u64,
+    /// Where the SA stops.
+    pub hard: u64,
+}
+
+impl LifetimeReport {
+    /// Every limit, with what it limits.
+    pub fn limits(&self) -> impl Iterator<Item = (LimitKind, LimitReport)> {
+        let all = [
+            (LimitKind::Bytes, self.bytes),
+            (LimitKind::Packets, self.packets),
+            (LimitKind::Time, self.time_ms),
+        ];
+        all.into_iter()
+            .filter_map(|(kind, limit)| Some((kind, limit?)))
+    }
 }
 
 /// What an SA in UDP has beside others.
@@ -422,8 +468,19 @@ pub fn drops_report(workers: &[&WorkerCounters]) -> DropsReport {
     report
 }
 
-/// Describes every SA.
-pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
+/// Describes every SA, at `now`.
+pub fn sa_report(
+    rows: &[SaRow],
+    (sad, writer): (&Sad, &Writer),
+    lifetimes: &Lifetimes,
+    now: Instant,
+) -> SaReport {
+    let note_lifetime = |entry: &mut SaEntry, slot, direction| {
+        let used = lifetimes::used(sad, writer, slot, direction);
+        if let (Some(life), Some(used)) = (lifetimes.life(slot, direction), used) {
+            fill_lifetime(entry, life, used, now);
+        }
+    };
     let mut report = SaReport::default();
     for row in rows {
         let mut entry = entry(
@@ -442,6 +499,7 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
                 fill_peer(&mut entry, &peer.cell, Some(peer.keepalives()));
             }
             fill_counters(&mut entry, sa.counters());
+            note_lifetime(&mut entry, row.slot, Direction::Outbound);
         }
         report.sas.push(entry);
         let mut entry = self::entry(
@@ -457,6 +515,7 @@ pub fn sa_report(rows: &[SaRow], sad: &Sad, writer: &Writer) -> SaReport {
                 fill_peer(&mut entry, &peer.cell, None);
             }
             fill_counters(&mut entry, sa.counters());
+            note_lifetime(&mut entry, row.slot, Direction::Inbound);
         }
         report.sas.push(entry);
     }
@@ -499,6 +558,7 @@ fn entry(tunnel: &str, direction: &str, identity: &SaIdentity, refused: Option<&
         window: None,
         packets: 0,
         bytes: 0,
+        lifetime: None,
         drops: Vec::new(),
     }
 }
@@ -511,6 +571,24 @@ fn fill_peer(entry: &mut SaEntry, cell: &PeerCell, keepalives: Option<u64>) {
         udp.moves = cell.moves();
         udp.keepalives = keepalives;
     }
+}
+
+fn fill_lifetime(entry: &mut SaEntry, life: &Life, used: Used, now: Instant) {
+    match life.stage() {
+        LifeStage::Fresh => {}
+        LifeStage::Soft => entry.state = "soft".into(),
+        LifeStage::Expired => entry.state = "expired".into(),
+    }
+    let mut report = LifetimeReport::default();
+    for (kind, limit, used) in life.limits(used, now) {
+        let place = match kind {
+            LimitKind::Bytes => &mut report.bytes,
+            LimitKind::Packets => &mut report.packets,
+            LimitKind::Time => &mut report.time_ms,
+        };
+        *place = limit.map(|Limit { soft, hard }| LimitReport { used, soft, hard });
+    }
+    entry.lifetime = Some(report);
 }
 
 fn fill_counters(entry: &mut SaEntry, counters: SaCounters<'_>) {

@@ -7,8 +7,10 @@ use tracing::{error, info, warn};
 
 use super::ports::{self, OpenPort, Share};
 use crate::control::leases::{Leases, SaStart};
+use crate::control::lifetimes::Lifetimes;
 use crate::control::peers::Peers;
 use crate::control::report::SaRow;
+use crate::control::state::Direction;
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::ipsec::sad::Sad;
@@ -16,7 +18,7 @@ use crate::policy::Policy;
 use crate::policy::compile::{
     Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
 };
-use crate::policy::model::{MacAddr, RuleAction};
+use crate::policy::model::{MacAddr, RuleAction, Tunnel};
 use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
@@ -32,6 +34,8 @@ pub struct Assembly<'p> {
     pub writer: Writer,
     /// The SAs' sequence numbers on disk; to be ticked while workers run, and finished after.
     pub leases: Leases,
+    /// When the SAs end; to be checked while workers run.
+    pub lifetimes: Lifetimes,
     /// Every SA of the policy.
     pub rows: Vec<SaRow>,
     /// What the tables are compiled from.
@@ -72,7 +76,9 @@ pub fn assemble<'p>(
             ..HostRings::new(ports.len())
         },
     });
-    let rows = install_sas(&policy, &shared.sad, &mut writer, &mut leases);
+    let mut lifetimes = Lifetimes::default();
+    let clocks = (&mut leases, &mut lifetimes);
+    let rows = install_sas(&policy, &shared.sad, &mut writer, clocks);
     let topology = Topology {
         macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     };
@@ -97,6 +103,7 @@ pub fn assemble<'p>(
         shared,
         writer,
         leases,
+        lifetimes,
         rows,
         plan,
         peers,
@@ -106,8 +113,17 @@ pub fn assemble<'p>(
 }
 
 /// Puts every SA whose sequence numbers are known into its slot.
-fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Leases) -> Vec<SaRow> {
+fn install_sas(
+    policy: &Policy,
+    sad: &Sad,
+    writer: &mut Writer,
+    (leases, lifetimes): (&mut Leases, &mut Lifetimes),
+) -> Vec<SaRow> {
     let mut rows = Vec::new();
+    let now = Instant::now();
+    let mut live = |slot, direction, tunnel: &Tunnel| {
+        lifetimes.install((slot, direction), tunnel.lifetime, now);
+    };
     for (slot, _, tunnel, set) in endpoint_sets(policy) {
         let mut row = SaRow {
             tunnel: tunnel.name.clone(),
@@ -121,6 +137,7 @@ fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Lea
             SaStart::At(next) => {
                 let sa = Box::new(outbound_sa(tunnel, set, next));
                 let _ = writer.replace(sad.outbound(), slot.index(), Some(sa));
+                live(slot, Direction::Outbound, tunnel);
             }
             SaStart::Refused(reason) => row.outbound_refused = Some(reason),
         }
@@ -128,6 +145,7 @@ fn install_sas(policy: &Policy, sad: &Sad, writer: &mut Writer, leases: &mut Lea
             SaStart::At(seen) => {
                 let sa = Box::new(inbound_sa(tunnel, set, seen));
                 let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
+                live(slot, Direction::Inbound, tunnel);
             }
             SaStart::Refused(reason) => row.inbound_refused = Some(reason),
         }

@@ -5,6 +5,7 @@ mod assembly;
 mod devices;
 mod hops;
 mod keepalive;
+mod lifetimes;
 mod paths;
 pub mod ports;
 mod serve;
@@ -26,6 +27,7 @@ use paths::Paths;
 use ports::OpenPort;
 
 use crate::control::leases::Leases;
+use crate::control::lifetimes::Lifetimes;
 use crate::control::peers::Peers;
 use crate::control::report::SaRow;
 use crate::control::socket::{ControlSocket, SocketError};
@@ -97,6 +99,7 @@ struct Control<'p, 'r> {
     shared: Arc<Shared<'p>>,
     writer: Writer,
     leases: Leases,
+    lifetimes: Lifetimes,
     rows: Vec<SaRow>,
     ports: &'r [OpenPort],
     started: &'r [StartedPort<'p>],
@@ -204,6 +207,7 @@ fn run_on<'p>(
         shared,
         writer,
         leases,
+        lifetimes,
         rows,
         plan,
         peers,
@@ -220,6 +224,7 @@ fn run_on<'p>(
         shared,
         writer,
         leases,
+        lifetimes,
         rows,
         ports,
         started,

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::{Control, GatewayError, RunOptions, keepalive, tunnels};
+use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, tunnels};
 use crate::control::protocol::Method;
 use crate::control::report::{
     self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
@@ -23,7 +23,7 @@ use crate::ids::PortIndex;
 use crate::policy::model::{MacAddr, Side};
 use crate::worker::counters::WorkerCounters;
 
-/// Longest pause between two looks at leases.
+/// Longest pause between two looks at leases and lifetimes.
 const TICK: Duration = Duration::from_millis(10);
 /// Time between two looks at the links.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
@@ -73,6 +73,7 @@ pub(super) fn serve(
             what: "control socket",
             error,
         })?;
+        lifetimes::follow(control);
         control.leases.tick(&control.shared.sad, &control.writer);
         keepalive::follow_peers(control);
         let (shared, writer) = (&control.shared, &mut control.writer);
@@ -123,8 +124,14 @@ fn answer(control: &Control<'_, '_>, method: Method) -> Value {
             writer: &control.writer,
         })),
         Method::ShowSa => {
-            let sad = &control.shared.sad;
-            serde_json::to_value(report::sa_report(&control.rows, sad, &control.writer))
+            let sas = (&control.shared.sad, &control.writer);
+            let now = Instant::now();
+            serde_json::to_value(report::sa_report(
+                &control.rows,
+                sas,
+                &control.lifetimes,
+                now,
+            ))
         }
         Method::ShowDrops => serde_json::to_value(drops(control)),
         Method::ShowWorkers => serde_json::to_value(workers_report(control)),

@@ -4,7 +4,7 @@ use super::paths::Paths;
 use crate::control::report::{SaRow, TunnelEntry, TunnelsReport};
 use crate::drop::DropReason;
 use crate::ipsec::outer::Encapsulation;
-use crate::ipsec::sa::OutboundSa;
+use crate::ipsec::sa::{InboundSa, OutboundSa};
 use crate::ipsec::sad::Sad;
 use crate::policy::model::Side;
 use crate::policy::tables::Tables;
@@ -55,6 +55,10 @@ fn entry(rows: &[SaRow], sources: Sources<'_>) -> Option<TunnelEntry> {
         Ok(mtu) => (Some(mtu), "up"),
         Err(reason) => (None, reason.name()),
     };
+    let state = match has_expired(rows, sources) {
+        true => DropReason::SaExpired.name(),
+        false => state,
+    };
     let path_mtu = sa.map(OutboundSa::path_mtu).filter(|mtu| *mtu != u16::MAX);
     let age = row.and_then(|row| sources.paths.age(sa?.remote(), row.outbound.spi.get()));
     let mtu = sa
@@ -87,6 +91,26 @@ fn entry(rows: &[SaRow], sources: Sources<'_>) -> Option<TunnelEntry> {
             false => "before".into(),
         },
     })
+}
+
+/// Whether every SA that there is in one of the two directions was stopped.
+fn has_expired(rows: &[SaRow], sources: Sources<'_>) -> bool {
+    let (sad, writer) = (sources.sad, sources.writer);
+    let slots = || rows.iter().map(|row| row.slot.index());
+    let outbound = slots()
+        .filter_map(|slot| sad.outbound().get_owned(writer, slot))
+        .map(OutboundSa::is_stopped);
+    let inbound = slots()
+        .filter_map(|slot| sad.inbound().get_owned(writer, slot))
+        .map(InboundSa::is_stopped);
+    all_and_any(outbound) || all_and_any(inbound)
+}
+
+/// Whether there is something, and all of it is so.
+fn all_and_any(mut verdicts: impl Iterator<Item = bool>) -> bool {
+    verdicts
+        .next()
+        .is_some_and(|first| first && verdicts.all(|verdict| verdict))
 }
 
 /// The MTU of the link towards the SA's peer: of the unprotected port by which it is reached.

@@ -1,0 +1,40 @@
+//! Ends SAs whose lifetime is over, and tells of those whose is nearly.
+
+use std::time::Instant;
+
+use tracing::{error, warn};
+
+use super::Control;
+use crate::control::lifetimes::{self, LifetimeEvent};
+use crate::control::report::SaRow;
+use crate::control::state::Direction;
+
+/// Looks at what SAs have used, and stops those that have used all they may.
+pub(super) fn follow(control: &mut Control<'_, '_>) {
+    let (sad, writer) = (&control.shared.sad, &control.writer);
+    let read = |slot, direction| lifetimes::used(sad, writer, slot, direction);
+    for event in control.lifetimes.check(Instant::now(), read) {
+        if event.hard {
+            lifetimes::stop(sad, writer, event.slot, event.direction);
+        }
+        // The position of a row is its slot.
+        if let Some(row) = control.rows.get(event.slot.index()) {
+            tell(row, event);
+        }
+    }
+}
+
+/// Tells whoever is to know that an SA of `row` has reached a limit.
+fn tell(row: &SaRow, event: LifetimeEvent) {
+    let (tunnel, direction) = (&row.tunnel, event.direction.name());
+    let spi = match event.direction {
+        Direction::Outbound => row.outbound.spi,
+        Direction::Inbound => row.inbound.spi,
+    };
+    let (kind, limit) = (event.kind, event.kind.show(event.limit));
+    if event.hard {
+        error!(tunnel, direction, %spi, %kind, limit, "SA has expired and stopped: give both ends a new key");
+    } else {
+        warn!(tunnel, direction, %spi, %kind, limit, "SA will expire soon: it is at its soft limit");
+    }
+}
