@@ -11,6 +11,8 @@ mod fragments;
 mod inbound;
 #[path = "hostile/inner.rs"]
 mod inner;
+#[path = "hostile/lifetimes.rs"]
+mod lifetimes;
 #[path = "hostile/outbound.rs"]
 mod outbound;
 #[path = "hostile/packets.rs"]
@@ -63,6 +65,7 @@ fn hostile_input_is_counted_and_goes_nowhere() {
     inner::run(&mut rig);
     replays::run(&mut rig);
     outbound::run(&mut rig);
+    lifetimes::run(&mut rig);
     fragments::run(&mut rig);
     random::run(&mut rig);
     for gateway in [&rig.west, &rig.east] {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use simplon::buf::PacketBuf;
+use simplon::control::lifetimes;
+use simplon::control::state::Direction;
 use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::dpdk::{Burst, Mempool, Queues, RxQueue, TxQueue};
 use simplon::drop::{DropReason, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::sad::Sad;
 use simplon::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
-use simplon::policy::model::{Encapsulation, MacAddr, Side};
+use simplon::policy::model::{Encapsulation, Lifetime, MacAddr, Side};
 use simplon::policy::{Policy, Secrets, Source, parse, render};
 use simplon::rcu::{self, Writer};
 use simplon::worker::counters::WorkerCounters;
@@ -232,6 +234,35 @@ impl<'p> Gateway<'p> {
         let outbound = self.worker.shared.sad.outbound();
         let sa = outbound.get_owned(&self.writer, slot).expect("installed");
         sa.seq.extend_lease(until);
+    }
+
+    /// Stops one of the SAs of `tunnel`.
+    pub(crate) fn stop(&self, tunnel: &str, direction: Direction) {
+        let sad = &self.worker.shared.sad;
+        lifetimes::stop(sad, &self.writer, self.slot(tunnel), direction);
+    }
+
+    /// How long the SAs of `tunnel` may be used.
+    pub(crate) fn lifetime(&self, tunnel: &str) -> Lifetime {
+        let mut tunnels = self.policy.tunnels.iter();
+        let found = tunnels.find(|found| found.name == tunnel);
+        found.expect("a tunnel of this site").lifetime
+    }
+
+    /// How many packets one of the SAs of `tunnel` dropped because it was stopped.
+    pub(crate) fn expired_drops(&self, tunnel: &str, direction: Direction) -> u64 {
+        let (sad, at) = (&self.worker.shared.sad, self.slot(tunnel).index());
+        let counters = match direction {
+            Direction::Outbound => {
+                let sa = sad.outbound().get_owned(&self.writer, at);
+                sa.expect("installed").counters()
+            }
+            Direction::Inbound => {
+                let sa = sad.inbound().get_owned(&self.writer, at);
+                sa.expect("installed").counters()
+            }
+        };
+        counters.drops(DropReason::SaExpired)
     }
 
     /// Takes the next sequence number of the SA that seals for `tunnel`.

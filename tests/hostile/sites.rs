@@ -22,6 +22,8 @@ pub(crate) struct TunnelSpec {
     /// SPI from west to east; the way back is the next one.
     pub(crate) spi: u32,
     pub(crate) west_only: bool,
+    /// Lines for `[[tunnel]]`.
+    lifetime: &'static str,
 }
 
 const V4: (&str, &str) = ("192.0.2.1", "192.0.2.2");
@@ -45,6 +47,7 @@ const fn tunnel(
         window: 1024,
         spi,
         west_only: false,
+        lifetime: "",
     }
 }
 
@@ -105,6 +108,10 @@ pub(crate) const TUNNELS: &[TunnelSpec] = &[
             false,
             0xc3c3_0100,
         )
+    },
+    TunnelSpec {
+        lifetime: "lifetime_packets = 10",
+        ..tunnel("brief", &["10.10.0.0/16"], V4, false, 0x5a5a_0200)
     },
 ];
 
@@ -176,7 +183,7 @@ mtu = 1500
         text.push_str(&table);
     }
     // Of east's networks the first is on the link, others are behind a router, and 172.16.2.0/24 is nowhere.
-    for at in 3..=7 {
+    for at in (3..=7).chain([10]) {
         for (to, via) in [
             (format!("10.{at}.0.0/16"), format!("10.{us}.0.10")),
             (format!("fd00:{at}::/64"), format!("fd00:{us}::10")),
@@ -212,7 +219,7 @@ fn write_tunnel(text: &mut String, site: Site, at: usize, spec: &TunnelSpec) {
         ),
     };
     let encapsulation = if spec.udp { "udp" } else { "none" };
-    let (name, esn, window) = (spec.name, spec.esn, spec.window);
+    let (name, lifetime, esn, window) = (spec.name, spec.lifetime, spec.esn, spec.window);
     write!(
         text,
         r#"
@@ -220,6 +227,7 @@ fn write_tunnel(text: &mut String, site: Site, at: usize, spec: &TunnelSpec) {
 name = "{name}"
 local_networks = {:?}
 remote_networks = {:?}
+{lifetime}
 
 [[tunnel.endpoints]]
 local = "{}"
