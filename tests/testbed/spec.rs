@@ -118,6 +118,8 @@ pub struct TunnelSpec {
     pub clamp_mss: bool,
     /// Whether hosts are told of packets that policy discards.
     pub admin_prohibited: bool,
+    /// More lines of each site's tunnel.
+    pub lifetime: &'static str,
     /// More tables of each site's policy.
     pub more: fn(Site) -> String,
     /// Whether the west gateway is behind a NAT instead; for gateways with twins that find their neighbours themselves.
@@ -145,6 +147,7 @@ impl Default for TunnelSpec {
             fragmentation: "before",
             clamp_mss: true,
             admin_prohibited: false,
+            lifetime: "",
             more: |_| String::new(),
             nat: None,
         }
@@ -422,6 +425,7 @@ pub(super) fn policy_text(
         families(&|family| site.network(family)),
         families(&|family| site.other().network(family)),
     );
+    text += spec.lifetime;
     text += &endpoints_text(site, spec, keys);
     text += &(spec.more)(site);
     text
