@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod client;
+mod events;
 mod keys;
 #[cfg(feature = "dpdk")]
 mod log;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::control::events::Kind;
 use crate::crypto::aead::Cipher;
 use crate::crypto::tier::Tier;
 
@@ -48,6 +50,8 @@ enum Command {
     },
     /// Show what a running gateway is doing
     Show(ShowArgs),
+    /// Print what happens in a running gateway, as it comes
+    Events(EventsArgs),
     /// Sequence numbers on disk
     #[command(subcommand)]
     State(StateCommand),
@@ -98,6 +102,26 @@ struct ShowArgs {
     /// As JSON, for machines
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// What to print of a running gateway
+#[derive(Args)]
+struct EventsArgs {
+    /// One JSON object a line, for machines
+    #[arg(long)]
+    json: bool,
+    /// Events of this kind alone, or of several, instead of all: link, sa_lifetime, policy
+    #[arg(long = "kind", value_name = "KIND", value_parser = events::parse_kind)]
+    kinds: Vec<Kind>,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+/// Which gateway to ask
+#[derive(Args)]
+struct GatewayArgs {
     /// The gateway's policy file, to find its control socket
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
@@ -155,13 +179,14 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Bench(args) => bench::bench(*args),
         Command::Check { file } => check::check(&file),
         Command::Show(args) => show::show(&args),
+        Command::Events(args) => events::events(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
         Command::Spi(args) => spi::spi(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut script);
-            print(&script)
+            print(&script).map(drop)
         }
     }
 }
@@ -175,11 +200,13 @@ impl Failure {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &[u8]) -> Result<(), Failure> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(error)),
-        _ => Ok(()),
+/// Writes to standard output. Returns whether anybody reads it still: a reader that has seen enough (`| head`) is no failure.
+fn print(text: &[u8]) -> Result<bool, Failure> {
+    let mut output = io::stdout();
+    match output.write_all(text).and_then(|()| output.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(error)),
     }
 }
 

@@ -13,7 +13,10 @@ use crate::control::report::{
 };
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let socket = client::socket_path(args.socket.as_deref(), args.config.as_deref())?;
+    let socket = client::socket_path(
+        args.gateway.socket.as_deref(),
+        args.gateway.config.as_deref(),
+    )?;
     let method = match args.what {
         What::Ports => Method::ShowPorts,
         What::Tunnels => Method::ShowTunnels,
@@ -33,7 +36,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
             What::Workers => workers(&read(result)?),
         }
     };
-    print(text.as_bytes())
+    print(text.as_bytes()).map(drop)
 }
 
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {

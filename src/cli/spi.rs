@@ -106,7 +106,7 @@ pub(super) fn spi(args: &SpiArgs) -> Result<(), Failure> {
             .ok_or_else(|| Failure::new(format_args!("no SPI comes to queue {}", wanted.0)))?;
         text += &format!("{spi}  {:>5}\n", wanted.0);
     }
-    print(text.as_bytes())
+    print(text.as_bytes()).map(drop)
 }
 
 /// SPIs one after another, each tried once.

@@ -2,6 +2,7 @@
 //! tables, rings and counters.
 #![forbid(unsafe_code)]
 
+pub mod events;
 pub mod leases;
 pub mod lifetimes;
 pub mod peers;

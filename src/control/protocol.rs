@@ -1,57 +1,122 @@
-//! What is spoken over the control socket: JSON-RPC 2.0, one object a line, requests without parameters.
+//! What is spoken over the control socket: JSON-RPC 2.0, one line each way for a request or a batch of them.
+//! `docs/API.md` says it to clients.
 //!
-//! | method | result |
-//! |---|---|
-//! | `show.ports` | [`super::report::PortsReport`] |
-//! | `show.tunnels` | [`super::report::TunnelsReport`] |
-//! | `show.sa` | [`super::report::SaReport`] |
-//! | `show.drops` | [`super::report::DropsReport`] |
-//! | `show.workers` | [`super::report::WorkersReport`] |
+//! A method is a variant of [`Method`] with its name, and one of [`Call`] with its parameters, which
+//! [`Method::understand`] reads. What the gateway has to do with it is in the gateway alone.
 
+use std::vec;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
+use crate::control::events::Kind;
+
+/// The version of all that is said here. It rises with what would break a client.
+pub const API: u32 = 1;
 /// The version string of JSON-RPC.
-const JSONRPC: &str = "2.0";
+pub const JSONRPC: &str = "2.0";
+/// Most requests in one batch.
+pub const MAX_BATCH: usize = 64;
+
 /// JSON-RPC: the line was no JSON.
 pub const PARSE_ERROR: i32 = -32700;
 /// JSON-RPC: the JSON was no request.
 pub const INVALID_REQUEST: i32 = -32600;
 /// JSON-RPC: no such method.
 pub const METHOD_NOT_FOUND: i32 = -32601;
+/// JSON-RPC: the method has no such parameters.
+pub const INVALID_PARAMS: i32 = -32602;
+/// JSON-RPC: a mistake of the gateway's own.
+pub const INTERNAL_ERROR: i32 = -32603;
+/// Ours: there are as many clients as there may be; the connection is closed.
+pub const TOO_MANY_CLIENTS: i32 = -32000;
+/// Ours: other clients have left too much unread for another answer.
+pub const BUSY: i32 = -32001;
 
 /// What can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
-    /// Ports, their link and their counters.
-    ShowPorts,
-    /// Tunnels and what fits into them.
-    ShowTunnels,
-    /// SAs.
-    ShowSa,
+    /// The names of all methods.
+    ApiMethods,
+    /// Versions of the protocol and the program.
+    ApiVersion,
+    /// Events from now on, over this connection.
+    EventsSubscribe,
     /// Drops by reason.
     ShowDrops,
+    /// Ports, their link and their counters.
+    ShowPorts,
+    /// SAs.
+    ShowSa,
+    /// Tunnels and what fits into them.
+    ShowTunnels,
     /// Workers, their lanes and cycles.
     ShowWorkers,
 }
 
+/// A request that was understood and that the gateway has to answer, with its parameters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// [`super::report::DropsReport`].
+    ShowDrops,
+    /// [`super::report::PortsReport`].
+    ShowPorts,
+    /// [`super::report::SaReport`].
+    ShowSa,
+    /// [`super::report::TunnelsReport`].
+    ShowTunnels,
+    /// [`super::report::WorkersReport`].
+    ShowWorkers,
+}
+
+/// Who answers a request.
+enum Understood {
+    /// The protocol does.
+    Known(Value),
+    /// The connection does.
+    Subscribe(Vec<Kind>),
+    /// The gateway does.
+    Call(Call),
+}
+
+/// Parameters of methods that have none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
+
+/// Parameters of `events.subscribe`.
+#[derive(Serialize, Deserialize, Default, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Subscribe {
+    /// What is wanted; without it everything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Vec<Kind>>,
+}
+
 impl Method {
-    /// Every method.
-    pub const ALL: [Self; 5] = [
-        Self::ShowPorts,
-        Self::ShowTunnels,
-        Self::ShowSa,
+    /// Every method, by name.
+    pub const ALL: [Self; 8] = [
+        Self::ApiMethods,
+        Self::ApiVersion,
+        Self::EventsSubscribe,
         Self::ShowDrops,
+        Self::ShowPorts,
+        Self::ShowSa,
+        Self::ShowTunnels,
         Self::ShowWorkers,
     ];
 
     /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::ShowPorts => "show.ports",
-            Self::ShowTunnels => "show.tunnels",
-            Self::ShowSa => "show.sa",
+            Self::ApiMethods => "api.methods",
+            Self::ApiVersion => "api.version",
+            Self::EventsSubscribe => "events.subscribe",
             Self::ShowDrops => "show.drops",
+            Self::ShowPorts => "show.ports",
+            Self::ShowSa => "show.sa",
+            Self::ShowTunnels => "show.tunnels",
             Self::ShowWorkers => "show.workers",
         }
     }
@@ -59,14 +124,83 @@ impl Method {
     fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == name)
     }
+
+    /// Reads the parameters of this method.
+    fn understand(self, params: Params) -> Result<Understood, ApiError> {
+        let call = match self {
+            Self::ApiMethods => {
+                params.none()?;
+                return Ok(Understood::Known(json!({ "methods": names() })));
+            }
+            Self::ApiVersion => {
+                params.none()?;
+                let simplon = env!("CARGO_PKG_VERSION");
+                return Ok(Understood::Known(json!({ "api": API, "simplon": simplon })));
+            }
+            Self::EventsSubscribe => {
+                let kinds = params.read::<Subscribe>()?.kinds;
+                return Ok(Understood::Subscribe(
+                    kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
+                ));
+            }
+            Self::ShowDrops => params.none().map(|()| Call::ShowDrops),
+            Self::ShowPorts => params.none().map(|()| Call::ShowPorts),
+            Self::ShowSa => params.none().map(|()| Call::ShowSa),
+            Self::ShowTunnels => params.none().map(|()| Call::ShowTunnels),
+            Self::ShowWorkers => params.none().map(|()| Call::ShowWorkers),
+        };
+        call.map(Understood::Call)
+    }
 }
 
-#[derive(Deserialize)]
-struct Request {
-    jsonrpc: String,
-    method: String,
-    #[serde(default)]
-    id: Value,
+/// The parameters of a request, not yet read.
+struct Params(Value);
+
+impl Params {
+    fn read<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        if self.0.is_array() {
+            let message = "parameters are taken by name: `params` must be an object";
+            return Err(ApiError::new(INVALID_PARAMS, message));
+        }
+        serde_json::from_value(self.0)
+            .map_err(|error| ApiError::new(INVALID_PARAMS, format!("params: {error}")))
+    }
+
+    fn none(self) -> Result<(), ApiError> {
+        self.read::<NoParams>().map(|NoParams {}| ())
+    }
+}
+
+/// Why a request was not answered.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ApiError {
+    /// JSON-RPC's code, one of ours from -32000 down, or a method's own, which is positive.
+    pub code: i32,
+    /// For people.
+    pub message: String,
+    /// For programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+}
+
+impl ApiError {
+    /// An error without data.
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            data: None,
+        }
+    }
+
+    /// The same with data.
+    #[must_use]
+    pub fn with_data(self, data: Value) -> Self {
+        Self {
+            data: Some(data),
+            ..self
+        }
+    }
 }
 
 /// An answer on the wire.
@@ -81,100 +215,194 @@ pub struct Response {
     pub result: Option<Value>,
     /// Or why it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorObject>,
+    pub error: Option<ApiError>,
 }
 
-/// Why a request was not answered.
-#[derive(Serialize, Deserialize, Debug)]
-pub struct ErrorObject {
-    /// JSON-RPC's code.
-    pub code: i32,
-    /// For people.
-    pub message: String,
+impl Response {
+    fn new(id: Value, outcome: Result<Value, ApiError>) -> Self {
+        let (result, error) = match outcome {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            jsonrpc: JSONRPC.into(),
+            id,
+            result,
+            error,
+        }
+    }
 }
 
 /// One request as a line.
-pub fn request_line(method: Method) -> String {
-    let request = serde_json::json!({ "jsonrpc": JSONRPC, "id": 1, "method": method.name() });
-    format!("{request}\n")
+pub fn request_line(method: Method, params: &impl Serialize) -> String {
+    let request =
+        json!({ "jsonrpc": JSONRPC, "id": 1, "method": method.name(), "params": json!(params) });
+    line_of(&request)
 }
 
-/// Answers one line with one line; `answer` gives the result of a method.
-pub fn answer_line(line: &[u8], answer: impl FnOnce(Method) -> Value) -> String {
-    let response = match serde_json::from_slice::<Value>(line) {
-        Err(error) => failed(Value::Null, PARSE_ERROR, format!("not JSON: {error}")),
-        Ok(value) => match serde_json::from_value::<Request>(value) {
-            Err(error) => failed(
-                Value::Null,
-                INVALID_REQUEST,
-                format!("not a JSON-RPC request: {error}"),
-            ),
-            Ok(request) if request.jsonrpc != JSONRPC => failed(
-                request.id,
-                INVALID_REQUEST,
-                "`jsonrpc` must be \"2.0\"".into(),
-            ),
-            Ok(request) => match Method::from_name(&request.method) {
-                None => failed(request.id, METHOD_NOT_FOUND, unknown_method()),
-                Some(method) => Response {
-                    jsonrpc: JSONRPC.into(),
-                    id: request.id,
-                    result: Some(answer(method)),
-                    error: None,
-                },
-            },
-        },
-    };
-    let mut line = serde_json::to_string(&response).unwrap_or_default();
+/// A line that says what is wrong to a client of whom no request was read.
+pub fn error_line(error: ApiError) -> String {
+    line_of(&Response::new(Value::Null, Err(error)))
+}
+
+fn line_of(message: &impl Serialize) -> String {
+    let mut line = serde_json::to_string(message).unwrap_or_default();
     line.push('\n');
     line
 }
 
-fn unknown_method() -> String {
-    let names: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
-    format!("no such method; there are {}", names.join(", "))
+/// One line of a client's, and the answers to it so far. A batch is answered request by request, so that others can have
+/// their turn between two.
+pub struct Exchange {
+    is_batch: bool,
+    requests: vec::IntoIter<Value>,
+    answers: Vec<Response>,
+    subscribed: Option<Vec<Kind>>,
 }
 
-fn failed(id: Value, code: i32, message: String) -> Response {
-    Response {
-        jsonrpc: JSONRPC.into(),
-        id,
-        result: None,
-        error: Some(ErrorObject { code, message }),
+impl Exchange {
+    /// Reads one line, with its end or without.
+    pub fn new(line: &[u8]) -> Self {
+        match serde_json::from_slice(line) {
+            Err(error) => Self::refused(PARSE_ERROR, format!("not JSON: {error}")),
+            Ok(Value::Array(requests)) if requests.is_empty() => {
+                Self::refused(INVALID_REQUEST, "a batch of no requests".into())
+            }
+            Ok(Value::Array(requests)) if requests.len() > MAX_BATCH => Self::refused(
+                INVALID_REQUEST,
+                format!(
+                    "a batch of {} requests; {MAX_BATCH} are taken",
+                    requests.len()
+                ),
+            ),
+            Ok(Value::Array(requests)) => Self::of(true, requests),
+            Ok(request) => Self::of(false, vec![request]),
+        }
+    }
+
+    fn of(is_batch: bool, requests: Vec<Value>) -> Self {
+        Self {
+            is_batch,
+            requests: requests.into_iter(),
+            answers: Vec::new(),
+            subscribed: None,
+        }
+    }
+
+    fn refused(code: i32, message: String) -> Self {
+        Self {
+            answers: vec![Response::new(
+                Value::Null,
+                Err(ApiError::new(code, message)),
+            )],
+            ..Self::of(false, Vec::new())
+        }
+    }
+
+    /// Answers the next request. Returns whether there are more.
+    pub fn step(&mut self, answer: &mut impl FnMut(Call) -> Result<Value, ApiError>) -> bool {
+        if let Some(request) = self.requests.next() {
+            let response = self.answer(request, answer);
+            self.answers.extend(response);
+        }
+        !self.requests.as_slice().is_empty()
+    }
+
+    /// The line that answers all of it, where there is anything to answer; and what was subscribed to with it.
+    pub fn finish(mut self) -> (Option<String>, Option<Vec<Kind>>) {
+        let line = if self.is_batch {
+            (!self.answers.is_empty()).then(|| line_of(&self.answers))
+        } else {
+            self.answers.pop().map(|answer| line_of(&answer))
+        };
+        (line, self.subscribed)
+    }
+
+    fn answer(
+        &mut self,
+        request: Value,
+        answer: &mut impl FnMut(Call) -> Result<Value, ApiError>,
+    ) -> Option<Response> {
+        let request = match Request::read(request) {
+            Ok(request) => request,
+            Err((id, error)) => return Some(Response::new(id, Err(error))),
+        };
+        let understood = match Method::from_name(&request.method) {
+            Some(method) => method.understand(request.params),
+            None => Err(ApiError::new(METHOD_NOT_FOUND, "no such method")
+                .with_data(json!({ "methods": names() }))),
+        };
+        let outcome = match understood {
+            Ok(Understood::Known(result)) => Ok(result),
+            Ok(Understood::Subscribe(kinds)) => {
+                let result = json!({ "kinds": kinds });
+                self.subscribed = Some(kinds);
+                Ok(result)
+            }
+            Ok(Understood::Call(call)) => answer(call),
+            Err(error) => Err(error),
+        };
+        request.id.map(|id| Response::new(id, outcome))
+    }
+}
+
+/// Answers one line at once. Nothing where it holds notifications alone.
+pub fn answer_line(
+    line: &[u8],
+    mut answer: impl FnMut(Call) -> Result<Value, ApiError>,
+) -> Option<String> {
+    let mut exchange = Exchange::new(line);
+    while exchange.step(&mut answer) {}
+    exchange.finish().0
+}
+
+fn names() -> Vec<&'static str> {
+    Method::ALL.iter().map(|method| method.name()).collect()
+}
+
+/// A request whose method is not yet looked up.
+struct Request {
+    /// `None` in a notification, which nobody answers.
+    id: Option<Value>,
+    method: String,
+    params: Params,
+}
+
+impl Request {
+    /// Reads a request; where it is none, returns the id to answer with as well.
+    fn read(value: Value) -> Result<Self, (Value, ApiError)> {
+        let wrong = |id: Option<Value>, message: &str| {
+            let error = ApiError::new(INVALID_REQUEST, message);
+            Err((id.unwrap_or_default(), error))
+        };
+        let Value::Object(mut fields) = value else {
+            return wrong(None, "a request is an object");
+        };
+        let id = match fields.remove("id") {
+            Some(Value::Array(_) | Value::Object(_) | Value::Bool(_)) => {
+                return wrong(None, "`id` must be a string, a number or null");
+            }
+            id => id,
+        };
+        if fields.get("jsonrpc").and_then(Value::as_str) != Some(JSONRPC) {
+            return wrong(id, "`jsonrpc` must be \"2.0\"");
+        }
+        let Some(Value::String(method)) = fields.remove("method") else {
+            return wrong(id, "`method` must be a string");
+        };
+        let params = match fields.remove("params") {
+            None => Value::Object(Map::new()),
+            Some(params @ (Value::Object(_) | Value::Array(_))) => params,
+            Some(_) => return wrong(id, "`params` must be an object"),
+        };
+        Ok(Self {
+            id,
+            method,
+            params: Params(params),
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ask(line: &str) -> Response {
-        let answer = answer_line(line.as_bytes(), |method| method.name().into());
-        assert!(answer.ends_with('\n'));
-        serde_json::from_str(&answer).expect("an answer")
-    }
-
-    #[test]
-    fn every_method_is_answered_with_its_id() {
-        for method in Method::ALL {
-            let answer = ask(&request_line(method));
-            assert_eq!(answer.id, 1);
-            assert_eq!(answer.result, Some(method.name().into()));
-        }
-    }
-
-    #[test]
-    fn garbage_is_answered_with_the_code_for_it() {
-        let code = |line| ask(line).error.expect("an error").code;
-        assert_eq!(code("{"), PARSE_ERROR);
-        assert_eq!(code("[]"), INVALID_REQUEST);
-        assert_eq!(
-            code(r#"{"jsonrpc":"1.0","method":"show.sa","id":7}"#),
-            INVALID_REQUEST
-        );
-        assert_eq!(
-            code(r#"{"jsonrpc":"2.0","method":"drop.tables","id":7}"#),
-            METHOD_NOT_FOUND
-        );
-    }
-}
+#[path = "protocol/tests.rs"]
+mod tests;

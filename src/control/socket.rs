@@ -1,31 +1,42 @@
 //! The control socket: a Unix socket of its owner's, served by the control thread between its other duties.
 //!
-//! Nothing a client does can hold the control thread: clients, lines and unread answers are all bounded.
+//! Nothing a client does can hold the control thread: clients, lines, unread answers and the time of a turn are all bounded.
+//! Clients have their turns one after the other, a request each, whoever asks more.
 
-use std::collections::HashMap;
+mod client;
+
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::fs::Mode;
-use rustix::process::umask;
-use serde_json::Value;
+use rustix::process::{Resource, getrlimit, setrlimit, umask};
+use serde_json::{Value, json};
+use tracing::{debug, warn};
 
-use crate::control::protocol::{Method, answer_line};
+use client::Client;
 
-/// Most clients at one time; more are turned away.
-const MAX_CLIENTS: usize = 64;
-/// Longest request line, in bytes.
-const MAX_REQUEST: usize = 64 << 10;
-/// Most bytes of answers that a client may leave unread.
-const MAX_UNREAD: usize = 64 << 20;
-/// Bytes taken from a client before the next one has its turn.
-const READ_CHUNK: usize = 16 << 10;
+use crate::control::events::Occurrence;
+use crate::control::protocol::{ApiError, BUSY, Call, TOO_MANY_CLIENTS, error_line};
+
+/// Most clients at one time; more are told so and closed.
+pub const MAX_CLIENTS: usize = 1024;
+/// Most bytes of answers that all clients together may leave unread before another is made.
+const MAX_UNREAD: usize = 256 << 20;
+/// Clients taken in one turn of the control thread.
+const MAX_ACCEPTS: usize = 256;
+/// Time of the control thread in one turn, but for the request that is in work when it is over.
+const SLICE: Duration = Duration::from_millis(4);
+/// Time between two looks for clients that do not take their answers.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Open files that all clients and all else may be: the usual limit, 1,024, is for programs that call select.
+const FILES: u64 = 8192;
 
 const LISTENER: Token = Token(0);
 
@@ -61,13 +72,13 @@ pub struct ControlSocket {
     events: Events,
     listener: UnixListener,
     clients: HashMap<Token, Client>,
+    /// Those who may have something to do, in the order of their turns.
+    ready: VecDeque<Token>,
+    /// There may be more to take.
+    is_accepting: bool,
     next_token: usize,
-}
-
-struct Client {
-    stream: UnixStream,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
+    /// When clients that do not take their answers were looked for.
+    looked: Instant,
 }
 
 impl ControlSocket {
@@ -92,6 +103,7 @@ impl ControlSocket {
         let listener = UnixListener::bind(path);
         umask(before);
         let mut listener = listener.map_err(io)?;
+        make_room_for_files();
         let poll = Poll::new().map_err(io)?;
         poll.registry()
             .register(&mut listener, LISTENER, Interest::READABLE)
@@ -102,40 +114,124 @@ impl ControlSocket {
             events: Events::with_capacity(MAX_CLIENTS + 1),
             listener,
             clients: HashMap::new(),
+            ready: VecDeque::new(),
+            is_accepting: false,
             next_token: 1,
+            looked: Instant::now(),
         })
     }
 
-    /// Waits up to `timeout` for clients and serves those that are there. `answer` gives the result of a method.
+    /// Waits up to `timeout` for clients, if none has something left to do, and serves those that are there for a slice of
+    /// time. `answer` gives the result of a call.
     ///
     /// # Errors
     /// Where waiting itself fails; a client's failure only closes that client.
     pub fn serve(
         &mut self,
         timeout: Duration,
-        mut answer: impl FnMut(Method) -> Value,
+        mut answer: impl FnMut(Call) -> Result<Value, ApiError>,
     ) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, Some(timeout)) {
+        let wait = if self.ready.is_empty() {
+            timeout
+        } else {
+            Duration::ZERO
+        };
+        match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
-        let ready: Vec<Token> = self.events.iter().map(mio::event::Event::token).collect();
-        for token in ready {
-            if token == LISTENER {
-                self.accept();
-            } else if let Some(client) = self.clients.get_mut(&token)
-                && client.serve(&mut answer).is_err()
-                && let Some(mut client) = self.clients.remove(&token)
-            {
-                let _ = self.poll.registry().deregister(&mut client.stream);
+        for event in &self.events {
+            if event.token() == LISTENER {
+                self.is_accepting = true;
+            } else if let Some(client) = self.clients.get_mut(&event.token()) {
+                client.note(event);
+                queue(&mut self.ready, event.token(), client);
+            }
+        }
+        self.accept();
+        self.close_deaf();
+        let mut unread = self.clients.values().map(Client::unread).sum();
+        let began = Instant::now();
+        while let Some(token) = self.ready.pop_front() {
+            self.turn(token, &mut unread, &mut answer);
+            if began.elapsed() >= SLICE {
+                break;
             }
         }
         Ok(())
     }
 
+    /// Gives one client its turn.
+    fn turn(
+        &mut self,
+        token: Token,
+        unread: &mut usize,
+        answer: &mut impl FnMut(Call) -> Result<Value, ApiError>,
+    ) {
+        // It may have been closed since it was put there.
+        let Some(client) = self.clients.get_mut(&token) else {
+            return;
+        };
+        client.is_queued = false;
+        *unread = unread.saturating_sub(client.unread());
+        let others = *unread;
+        let turn = client.turn(&mut |call| {
+            if others < MAX_UNREAD {
+                answer(call)
+            } else {
+                let message = "other clients have left too much unread; ask again later";
+                Err(ApiError::new(BUSY, message).with_data(json!({ "unread": others })))
+            }
+        });
+        *unread += client.unread();
+        match turn {
+            Ok(true) => queue(&mut self.ready, token, client),
+            Ok(false) => {}
+            Err(error) => {
+                *unread = unread.saturating_sub(client.unread());
+                debug!("control socket: a client is closed: {error}");
+                self.clients.remove(&token);
+            }
+        }
+    }
+
+    /// Tells those who want to know. Who has left too much unread is cut off instead.
+    pub fn tell(&mut self, occurrence: &Occurrence) {
+        let kind = occurrence.event.kind();
+        let mut line = None;
+        let mut full = Vec::new();
+        for (token, client) in &mut self.clients {
+            if !client.wants(kind) {
+                continue;
+            }
+            let line = line.get_or_insert_with(|| occurrence.line());
+            if client.tell(line) {
+                queue(&mut self.ready, *token, client);
+            } else {
+                full.push(*token);
+            }
+        }
+        for token in full {
+            warn!("control socket: a subscriber does not read its events and is cut off");
+            self.clients.remove(&token);
+        }
+    }
+
+    /// Takes who has come. Where the system has no more files, those who come wait until it has.
     fn accept(&mut self) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
+        for _ in 0..MAX_ACCEPTS {
+            if !self.is_accepting {
+                break;
+            }
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    self.is_accepting = error.kind() != io::ErrorKind::WouldBlock;
+                    break;
+                }
+            };
             if self.clients.len() >= MAX_CLIENTS {
+                turn_away(&mut stream);
                 continue;
             }
             let token = Token(self.next_token);
@@ -147,13 +243,26 @@ impl ControlSocket {
                 .register(&mut stream, token, interest)
                 .is_ok()
             {
-                let client = Client {
-                    stream,
-                    incoming: Vec::new(),
-                    outgoing: Vec::new(),
-                };
-                self.clients.insert(token, client);
+                self.clients.insert(token, Client::new(stream));
             }
+        }
+    }
+
+    /// Closes clients that have long not taken anything of what is for them, so that it does not lie here for ever.
+    fn close_deaf(&mut self) {
+        if self.looked.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.looked = Instant::now();
+        let deaf: Vec<Token> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.is_deaf())
+            .map(|(token, _)| *token)
+            .collect();
+        for token in deaf {
+            debug!("control socket: a client does not take its answer and is closed");
+            self.clients.remove(&token);
         }
     }
 }
@@ -164,60 +273,31 @@ impl Drop for ControlSocket {
     }
 }
 
-impl Client {
-    /// Reads what is there, answers whole lines, writes what fits. An error means that the client is to be closed.
-    fn serve(&mut self, answer: &mut impl FnMut(Method) -> Value) -> io::Result<()> {
-        let mut chunk = [0; READ_CHUNK];
-        let mut at_end = false;
-        // Readiness is told once, so everything is read; each line is answered as it comes, which bounds what is held.
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => {
-                    at_end = true;
-                    break;
-                }
-                Ok(count) => {
-                    self.incoming.extend_from_slice(&chunk[..count]);
-                    self.answer_lines(answer)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.flush()?;
-        if at_end {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        } else {
-            Ok(())
-        }
+/// Puts a client at the end of those who have something to do, where it is not among them.
+fn queue(ready: &mut VecDeque<Token>, token: Token, client: &mut Client) {
+    if !std::mem::replace(&mut client.is_queued, true) {
+        ready.push_back(token);
     }
+}
 
-    fn answer_lines(&mut self, answer: &mut impl FnMut(Method) -> Value) -> io::Result<()> {
-        while let Some(end) = self.incoming.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.incoming.drain(..=end).collect();
-            if self.outgoing.len() > MAX_UNREAD {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
-            self.outgoing
-                .extend_from_slice(answer_line(&line, &mut *answer).as_bytes());
-        }
-        if self.incoming.len() > MAX_REQUEST {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        Ok(())
-    }
+/// Says why, as far as that goes without waiting.
+fn turn_away(stream: &mut UnixStream) {
+    let message = format!("{MAX_CLIENTS} clients are connected; ask again later");
+    let error = ApiError::new(TOO_MANY_CLIENTS, message);
+    let error = error.with_data(json!({ "clients": MAX_CLIENTS }));
+    let _ = stream.write_all(error_line(error).as_bytes());
+    warn!("control socket: a client was turned away, for {MAX_CLIENTS} are connected");
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.outgoing.is_empty() {
-            match self.stream.write(&self.outgoing) {
-                Ok(count) => drop(self.outgoing.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+/// Raises the limit of open files towards what the clients may need.
+fn make_room_for_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(FILES, |maximum| maximum.min(FILES));
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            warn!("cannot raise the limit of open files to {wanted}: {error}");
         }
-        Ok(())
     }
 }
 
@@ -245,95 +325,5 @@ fn clear_stale(path: &Path) -> Result<(), SocketError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::protocol::request_line;
-    use std::io::{BufRead, BufReader};
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    /// Serves while `client` runs.
-    fn with_server<T: Send>(client: impl FnOnce(&Path) -> T + Send) -> T {
-        let dir = tempfile::TempDir::new().expect("dir");
-        let path = dir.path().join("s.sock");
-        let mut socket = ControlSocket::bind(&path).expect("bound");
-        let done = AtomicBool::new(false);
-        let result = std::thread::scope(|scope| {
-            let handle = scope.spawn(|| {
-                let result = client(&path);
-                done.store(true, Ordering::SeqCst);
-                result
-            });
-            while !done.load(Ordering::SeqCst) && !handle.is_finished() {
-                socket
-                    .serve(Duration::from_millis(5), |method| method.name().into())
-                    .expect("served");
-            }
-            handle.join().expect("client")
-        });
-        drop(socket);
-        assert!(!path.exists());
-        result
-    }
-
-    fn ask(path: &Path, line: &str) -> String {
-        let mut stream = StdUnixStream::connect(path).expect("connected");
-        stream.write_all(line.as_bytes()).expect("asked");
-        let mut answer = String::new();
-        BufReader::new(stream)
-            .read_line(&mut answer)
-            .expect("answered");
-        answer
-    }
-
-    #[test]
-    fn socket_is_its_owners_only_and_answers() {
-        let (mode, answer) = with_server(|path| {
-            let mode = fs::metadata(path).expect("socket").permissions().mode() & 0o777;
-            (mode, ask(path, &request_line(Method::ShowSa)))
-        });
-        assert_eq!(mode, 0o600);
-        assert!(answer.contains("show.sa"), "{answer}");
-    }
-
-    #[test]
-    fn clients_that_are_silent_noisy_or_gone_do_not_keep_others_waiting() {
-        let answer = with_server(|path| {
-            let _silent: Vec<_> = (0..10)
-                .map(|_| StdUnixStream::connect(path).expect("connected"))
-                .collect();
-            let mut noisy = StdUnixStream::connect(path).expect("connected");
-            let _ = noisy.write_all(&vec![b'x'; MAX_REQUEST * 2]);
-            let mut gone = StdUnixStream::connect(path).expect("connected");
-            gone.write_all(b"{\"half\":").expect("wrote");
-            drop(gone);
-            let mut deaf = StdUnixStream::connect(path).expect("connected");
-            for _ in 0..100 {
-                let _ = deaf.write_all(request_line(Method::ShowPorts).as_bytes());
-            }
-            ask(path, &request_line(Method::ShowDrops))
-        });
-        assert!(answer.contains("show.drops"), "{answer}");
-    }
-
-    #[test]
-    fn live_socket_is_not_taken_over_and_a_stale_one_is() {
-        let dir = tempfile::TempDir::new().expect("dir");
-        let path = dir.path().join("s.sock");
-        let first = ControlSocket::bind(&path).expect("bound");
-        assert!(matches!(
-            ControlSocket::bind(&path),
-            Err(SocketError::InUse { .. })
-        ));
-        // As a killed process leaves it: the file stays, nobody listens.
-        std::mem::forget(first);
-        let stale = dir.path().join("stale.sock");
-        drop(std::os::unix::net::UnixListener::bind(&stale).expect("bound"));
-        assert!(ControlSocket::bind(&stale).is_ok());
-        fs::write(dir.path().join("file"), b"").expect("file");
-        assert!(matches!(
-            ControlSocket::bind(&dir.path().join("file")),
-            Err(SocketError::NotASocket { .. })
-        ));
-    }
-}
+#[path = "socket/tests.rs"]
+mod tests;

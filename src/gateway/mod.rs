@@ -26,6 +26,7 @@ use hops::Hops;
 use paths::Paths;
 use ports::OpenPort;
 
+use crate::control::events::EventQueue;
 use crate::control::leases::Leases;
 use crate::control::lifetimes::Lifetimes;
 use crate::control::peers::Peers;
@@ -110,6 +111,7 @@ struct Control<'p, 'r> {
     path_reports: Arc<ArrayQueue<PathReport>>,
     peers: Peers,
     sender: Sender<'p>,
+    events: EventQueue,
     tsc_hz: u64,
 }
 
@@ -233,6 +235,7 @@ fn run_on<'p>(
         hops: Hops::new(plan, monitor),
         peers,
         sender: host.sender(),
+        events: EventQueue::default(),
         tsc_hz: eal.tsc_hz(),
     };
     run_threads(workers, control, options, eal, (socket, host))

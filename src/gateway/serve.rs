@@ -9,7 +9,8 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, tunnels};
-use crate::control::protocol::Method;
+use crate::control::events::Event;
+use crate::control::protocol::{ApiError, Call, INTERNAL_ERROR};
 use crate::control::report::{
     self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
     drops_report, side_name, stage_reports,
@@ -27,6 +28,9 @@ use crate::worker::counters::WorkerCounters;
 const TICK: Duration = Duration::from_millis(10);
 /// Time between two looks at the links.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Events told to subscribers in one turn.
+const EVENTS_PER_TURN: usize = 64;
 
 /// The signals that the control thread alone may see.
 fn control_signals() -> SigSet {
@@ -63,16 +67,20 @@ pub(super) fn serve(
         .unwrap_or_else(Instant::now);
     info!("running");
     while !options.stop.load(Ordering::Relaxed) && !worker_gone() {
-        let tick = if control.hops.is_busy() {
+        let tick = if control.hops.is_busy() || control.events.has_some() {
             Duration::ZERO
         } else {
             TICK
         };
-        let served: io::Result<()> = socket.serve(tick, |method| answer(control, method));
+        let served: io::Result<()> = socket.serve(tick, |call| answer(control, &call));
         served.map_err(|error| GatewayError::System {
             what: "control socket",
             error,
         })?;
+        let events = std::iter::from_fn(|| control.events.next());
+        for event in events.take(EVENTS_PER_TURN) {
+            socket.tell(&event);
+        }
         lifetimes::follow(control);
         control.leases.tick(&control.shared.sad, &control.writer);
         keepalive::follow_peers(control);
@@ -104,6 +112,10 @@ fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
         host.link_up.store(link.up, Ordering::Relaxed);
         if *known != Some(link.up) {
             *known = Some(link.up);
+            control.events.emit(Event::Link {
+                port: port.name.clone(),
+                up: link.up,
+            });
             if link.up {
                 info!(port = port.name, speed_mbps = link.speed_mbps, "link is up");
             } else {
@@ -113,30 +125,26 @@ fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
     }
 }
 
-fn answer(control: &Control<'_, '_>, method: Method) -> Value {
-    let report = match method {
-        Method::ShowPorts => serde_json::to_value(ports_report(control)),
-        Method::ShowTunnels => serde_json::to_value(tunnels::report(tunnels::Sources {
+fn answer(control: &Control<'_, '_>, call: &Call) -> Result<Value, ApiError> {
+    let sad = &control.shared.sad;
+    let report = match call {
+        Call::ShowDrops => serde_json::to_value(drops(control)),
+        Call::ShowPorts => serde_json::to_value(ports_report(control)),
+        Call::ShowSa => {
+            let sas = (sad, &control.writer);
+            let (lifetimes, now) = (&control.lifetimes, Instant::now());
+            serde_json::to_value(report::sa_report(&control.rows, sas, lifetimes, now))
+        }
+        Call::ShowTunnels => serde_json::to_value(tunnels::report(tunnels::Sources {
             rows: &control.rows,
-            sad: &control.shared.sad,
+            sad,
             tables: control.shared.tables.get_owned(&control.writer, 0),
             paths: &control.paths,
             writer: &control.writer,
         })),
-        Method::ShowSa => {
-            let sas = (&control.shared.sad, &control.writer);
-            let now = Instant::now();
-            serde_json::to_value(report::sa_report(
-                &control.rows,
-                sas,
-                &control.lifetimes,
-                now,
-            ))
-        }
-        Method::ShowDrops => serde_json::to_value(drops(control)),
-        Method::ShowWorkers => serde_json::to_value(workers_report(control)),
+        Call::ShowWorkers => serde_json::to_value(workers_report(control)),
     };
-    report.unwrap_or(Value::Null)
+    report.map_err(|error| ApiError::new(INTERNAL_ERROR, error.to_string()))
 }
 
 fn drops(control: &Control<'_, '_>) -> DropsReport {
