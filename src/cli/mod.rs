@@ -18,6 +18,7 @@ mod spi;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -102,6 +103,9 @@ struct ShowArgs {
     /// As JSON, for machines
     #[arg(long)]
     json: bool,
+    /// Show it again and again, in place on a terminal; with --json one object a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = parse_interval)]
+    watch: Option<Duration>,
     #[command(flatten)]
     gateway: GatewayArgs,
 }
@@ -134,6 +138,8 @@ struct GatewayArgs {
 enum What {
     /// Ports, their link and counters
     Ports,
+    /// Neighbours: their MAC addresses, and who said so
+    Neighbours,
     /// Tunnels: whether they are up, and what fits into them
     Tunnels,
     /// Security associations
@@ -217,6 +223,14 @@ fn parse_cipher(name: &str) -> Result<Cipher, String> {
     })
 }
 
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.1..=86_400.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "seconds, from 0.1 to 86400".into())
+}
+
 fn version() -> String {
     #[cfg(feature = "dpdk")]
     let dpdk = crate::dpdk::eal::version();
@@ -244,5 +258,23 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn watching_goes_by_seconds_and_by_two_without_a_number() {
+        let watch = |arguments: &[&str]| {
+            let arguments = ["simplon", "show"].iter().chain(arguments);
+            match Cli::try_parse_from(arguments).map(|cli| cli.command) {
+                Ok(Command::Show(args)) => args.watch,
+                _ => None,
+            }
+        };
+        assert_eq!(watch(&["sa", "--watch"]), Some(Duration::from_secs(2)));
+        let half = Some(Duration::from_millis(500));
+        assert_eq!(watch(&["--watch=0.5", "neighbours", "--json"]), half);
+        assert_eq!(watch(&["sa"]), None);
+        for bad in ["", "0", "-1", "nan", "1e9", "x"] {
+            assert!(parse_interval(bad).is_err(), "{bad}");
+        }
     }
 }

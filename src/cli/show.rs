@@ -1,5 +1,7 @@
 //! `simplon show`: tables for people, JSON for machines.
 
+use std::io::{self, IsTerminal};
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::de::DeserializeOwned;
@@ -9,34 +11,67 @@ use super::{Failure, ShowArgs, What, client, print};
 use crate::control::lifetimes::LimitKind;
 use crate::control::protocol::Method;
 use crate::control::report::{
-    DropsReport, HostReport, LifetimeReport, PortsReport, SaReport, TunnelsReport, WorkersReport,
+    DropsReport, HostReport, LifetimeReport, NeighboursReport, PortsReport, SaReport,
+    TunnelsReport, WorkersReport,
 };
+
+/// Has a terminal clear itself, and begin at its top.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     let socket = client::socket_path(
         args.gateway.socket.as_deref(),
         args.gateway.config.as_deref(),
     )?;
-    let method = match args.what {
+    let Some(interval) = args.watch else {
+        let result = client::ask(&socket, method(args.what))?;
+        let text = if args.json {
+            format!("{result:#}\n")
+        } else {
+            render(args.what, result)?
+        };
+        return print(text.as_bytes()).map(drop);
+    };
+    let before = if io::stdout().is_terminal() && !args.json {
+        CLEAR
+    } else {
+        ""
+    };
+    loop {
+        let result = client::ask(&socket, method(args.what))?;
+        let text = if args.json {
+            format!("{result}\n")
+        } else {
+            render(args.what, result)?
+        };
+        // Until Ctrl-C, or until nobody reads it.
+        if !print(format!("{before}{text}").as_bytes())? {
+            return Ok(());
+        }
+        std::thread::sleep(interval);
+    }
+}
+
+fn method(what: What) -> Method {
+    match what {
         What::Ports => Method::ShowPorts,
+        What::Neighbours => Method::ShowNeighbours,
         What::Tunnels => Method::ShowTunnels,
         What::Sa => Method::ShowSa,
         What::Drops => Method::ShowDrops,
         What::Workers => Method::ShowWorkers,
-    };
-    let result = client::ask(&socket, method)?;
-    let text = if args.json {
-        format!("{result:#}\n")
-    } else {
-        match args.what {
-            What::Ports => ports(&read(result)?),
-            What::Tunnels => tunnels(&read(result)?),
-            What::Sa => sas(&read(result)?),
-            What::Drops => drops(&read(result)?),
-            What::Workers => workers(&read(result)?),
-        }
-    };
-    print(text.as_bytes()).map(drop)
+    }
+}
+
+fn render(what: What, result: Value) -> Result<String, Failure> {
+    Ok(match what {
+        What::Ports => ports(&read(result)?),
+        What::Neighbours => neighbours(&read(result)?),
+        What::Tunnels => tunnels(&read(result)?),
+        What::Sa => sas(&read(result)?),
+        What::Drops => drops(&read(result)?),
+        What::Workers => workers(&read(result)?),
+    })
 }
 
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
@@ -112,6 +147,20 @@ fn ports(report: &PortsReport) -> String {
             host(|host| host.from_host),
             port.mac.clone(),
             port.driver.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
+fn neighbours(report: &NeighboursReport) -> String {
+    let mut table = table(&["address", "mac", "port", "origin", "state"], &[]);
+    for neighbour in &report.neighbours {
+        table.add_row([
+            neighbour.address.clone(),
+            neighbour.mac.clone().unwrap_or_else(|| "-".into()),
+            neighbour.port.clone(),
+            neighbour.origin.clone(),
+            neighbour.state.clone(),
         ]);
     }
     finish(&table)

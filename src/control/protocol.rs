@@ -45,6 +45,8 @@ pub enum Method {
     EventsSubscribe,
     /// Drops by reason.
     ShowDrops,
+    /// Neighbours, and whether their MAC addresses are known.
+    ShowNeighbours,
     /// Ports, their link and their counters.
     ShowPorts,
     /// SAs.
@@ -60,6 +62,8 @@ pub enum Method {
 pub enum Call {
     /// [`super::report::DropsReport`].
     ShowDrops,
+    /// [`super::report::NeighboursReport`].
+    ShowNeighbours,
     /// [`super::report::PortsReport`].
     ShowPorts,
     /// [`super::report::SaReport`].
@@ -96,11 +100,12 @@ pub struct Subscribe {
 
 impl Method {
     /// Every method, by name.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ApiMethods,
         Self::ApiVersion,
         Self::EventsSubscribe,
         Self::ShowDrops,
+        Self::ShowNeighbours,
         Self::ShowPorts,
         Self::ShowSa,
         Self::ShowTunnels,
@@ -114,6 +119,7 @@ impl Method {
             Self::ApiVersion => "api.version",
             Self::EventsSubscribe => "events.subscribe",
             Self::ShowDrops => "show.drops",
+            Self::ShowNeighbours => "show.neighbours",
             Self::ShowPorts => "show.ports",
             Self::ShowSa => "show.sa",
             Self::ShowTunnels => "show.tunnels",
@@ -144,6 +150,7 @@ impl Method {
                 ));
             }
             Self::ShowDrops => params.none().map(|()| Call::ShowDrops),
+            Self::ShowNeighbours => params.none().map(|()| Call::ShowNeighbours),
             Self::ShowPorts => params.none().map(|()| Call::ShowPorts),
             Self::ShowSa => params.none().map(|()| Call::ShowSa),
             Self::ShowTunnels => params.none().map(|()| Call::ShowTunnels),

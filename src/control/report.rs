@@ -115,6 +115,28 @@ impl RssReport {
     }
 }
 
+/// `show neighbours`.
+#[derive(Serialize, Deserialize, Default, Debug)]
+pub struct NeighboursReport {
+    /// By port, in declared order, and address.
+    pub neighbours: Vec<NeighbourEntry>,
+}
+
+/// One station on a port's link.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct NeighbourEntry {
+    /// Its IP address.
+    pub address: String,
+    /// Port whose link it is on.
+    pub port: String,
+    /// Its MAC address; null where it is not known.
+    pub mac: Option<String>,
+    /// `static`, of the policy, or `learned` from the kernel.
+    pub origin: String,
+    /// `known`; or `unresolved`: packets are for it, and its MAC address is yet to be found out.
+    pub state: String,
+}
+
 /// `show tunnels`.
 #[derive(Serialize, Deserialize, Default, Debug)]
 pub struct TunnelsReport {

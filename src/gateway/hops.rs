@@ -1,13 +1,14 @@
 //! Keeps the workers' next hops as the kernel has them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::gateway::neighbours::Sources;
 use crate::gateway::waiting::WaitingRoom;
 use crate::host::{HostPort, Monitor};
 use crate::ids::{PortIndex, SaIndex};
@@ -144,6 +145,18 @@ impl<'p> Hops<'p> {
                     self.ask(port, address, false);
                 }
             }
+        }
+    }
+
+    /// What is known of stations, and which are wanting.
+    pub(super) fn stations(&self) -> Sources<'_> {
+        let mut wanted: BTreeSet<_> = self.wanted.keys().copied().collect();
+        wanted.extend(self.plan.left_out());
+        wanted.extend(self.plan.needed());
+        Sources {
+            plan: &self.plan,
+            learned: self.monitor.learned(),
+            wanted,
         }
     }
 

@@ -6,6 +6,7 @@ mod devices;
 mod hops;
 mod keepalive;
 mod lifetimes;
+mod neighbours;
 mod paths;
 pub mod ports;
 mod serve;

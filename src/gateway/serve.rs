@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, tunnels};
+use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, neighbours, tunnels};
 use crate::control::events::Event;
 use crate::control::protocol::{ApiError, Call, INTERNAL_ERROR};
 use crate::control::report::{
@@ -129,6 +129,10 @@ fn answer(control: &Control<'_, '_>, call: &Call) -> Result<Value, ApiError> {
     let sad = &control.shared.sad;
     let report = match call {
         Call::ShowDrops => serde_json::to_value(drops(control)),
+        Call::ShowNeighbours => {
+            let ports: Vec<_> = control.ports.iter().map(|port| port.name.clone()).collect();
+            serde_json::to_value(neighbours::report(control.hops.stations(), &ports))
+        }
         Call::ShowPorts => serde_json::to_value(ports_report(control)),
         Call::ShowSa => {
             let sas = (sad, &control.writer);

@@ -260,6 +260,15 @@ impl Plan {
         self.peers.get(slot.index()).copied().flatten()
     }
 
+    /// The neighbours that the policy names on a port, by address.
+    pub fn neighbours_of_policy(
+        &self,
+        port: PortIndex,
+    ) -> impl Iterator<Item = (&IpAddr, &[u8; 6])> {
+        let port = self.ports.get(port.index());
+        port.into_iter().flat_map(|port| &port.neighbours)
+    }
+
     /// Whether packets for `destination` can leave by `port`, with all that was taken in.
     pub fn is_reachable(&self, port: PortIndex, destination: IpAddr) -> bool {
         let found = self
