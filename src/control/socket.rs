@@ -1,4 +1,4 @@
-//! The control socket: a Unix socket of its owner's, served by the control thread between its other duties.
+//! The control socket: a Unix socket of its owner's, or of a group's as well, served by the control thread between its other duties.
 //!
 //! Nothing a client does can hold the control thread: clients, lines, unread answers and the time of a turn are all bounded.
 //! Clients have their turns one after the other, a request each, whoever asks more.
@@ -6,15 +6,16 @@
 mod client;
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use nix::unistd::Group;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use serde_json::{Value, json};
@@ -55,6 +56,14 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
+    /// The group that is to use it does not exist.
+    #[error("control socket {}: there is no group {group:?} on this system: make it, or set another `control_group`", path.display())]
+    NoSuchGroup {
+        /// The socket.
+        path: PathBuf,
+        /// The group.
+        group: String,
+    },
     /// The system refused.
     #[error("control socket {}: {error}", path.display())]
     Io {
@@ -82,15 +91,16 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens at `path`, for the owner only. A socket left behind by a process that is gone is replaced.
+    /// Listens at `path`, for the owner only, or for `group` as well. A socket left behind by a process that is gone is replaced.
     ///
     /// # Errors
     /// [`SocketError`]; nothing of another process is touched.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         let io = |error| SocketError::Io {
             path: path.to_owned(),
             error,
         };
+        let group = group.map(|name| group_id(path, name)).transpose()?;
         clear_stale(path)?;
         if let Some(dir) = path.parent() {
             DirBuilder::new()
@@ -103,6 +113,12 @@ impl ControlSocket {
         let listener = UnixListener::bind(path);
         umask(before);
         let mut listener = listener.map_err(io)?;
+        if let Some(group) = group {
+            let shared = share(path, group);
+            shared
+                .inspect_err(|_| drop(fs::remove_file(path)))
+                .map_err(io)?;
+        }
         make_room_for_files();
         let poll = Poll::new().map_err(io)?;
         poll.registry()
@@ -299,6 +315,26 @@ fn make_room_for_files() {
             warn!("cannot raise the limit of open files to {wanted}: {error}");
         }
     }
+}
+
+fn group_id(path: &Path, name: &str) -> Result<u32, SocketError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(SocketError::NoSuchGroup {
+            path: path.to_owned(),
+            group: name.to_owned(),
+        }),
+        Err(error) => Err(SocketError::Io {
+            path: path.to_owned(),
+            error: error.into(),
+        }),
+    }
+}
+
+/// Lets a group in: first it is theirs, then they may.
+fn share(path: &Path, group: u32) -> io::Result<()> {
+    chown(path, None, Some(group))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))
 }
 
 /// Removes a socket that nobody answers on.

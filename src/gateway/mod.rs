@@ -134,7 +134,10 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
             allowed,
         });
     }
-    let mut socket = ControlSocket::bind(&policy.gateway.control_socket)?;
+    let mut socket = ControlSocket::bind(
+        &policy.gateway.control_socket,
+        policy.gateway.control_group.as_deref(),
+    )?;
     let leases = Leases::open(&policy);
     let eal = Eal::init(&EalConfig {
         name: policy.gateway.name.clone(),

@@ -16,6 +16,7 @@ const CONTROL_SOCKET: Key = Key::new(
     "control_socket",
     "control_socket = \"/run/simplon/west.sock\"",
 );
+const CONTROL_GROUP: Key = Key::new("control_group", "control_group = \"simplon\"");
 const MEMORY_MIB: Key = Key::new("memory_mib", "memory_mib = 256");
 const LAB_KEYS: Key = Key::new("lab_keys", "lab_keys = true");
 const ADMIN_PROHIBITED: Key = Key::new("admin_prohibited", "admin_prohibited = true");
@@ -24,6 +25,7 @@ const KEYS: &[&Key] = &[
     &WORKERS,
     &STATE_DIR,
     &CONTROL_SOCKET,
+    &CONTROL_GROUP,
     &MEMORY_MIB,
     &LAB_KEYS,
     &ADMIN_PROHIBITED,
@@ -35,6 +37,8 @@ const MAX_NAME_LEN: usize = 32;
 const MAX_CORES: u32 = 1024;
 /// Longest path of a Unix socket on Linux, in bytes, without the NUL that ends it.
 const MAX_SOCKET_PATH_LEN: usize = 107;
+/// Longest name of a group, in bytes: no system has longer ones.
+const MAX_GROUP_LEN: usize = 255;
 const DEFAULT_MEMORY_MIB: u32 = 256;
 
 /// What `[gateway]` says, as far as it could be read.
@@ -73,6 +77,10 @@ pub(super) fn read(table: Option<&Table<'_>>, faults: &mut Faults<'_>) -> Gatewa
     let control_socket = table
         .need(&CONTROL_SOCKET, faults)
         .and_then(|value| path(&value, MAX_SOCKET_PATH_LEN, faults));
+    let control_group = match table.find(&CONTROL_GROUP) {
+        Some(value) => group(&value, faults).map(Some),
+        None => Some(None),
+    };
     let memory_mib = match table.find(&MEMORY_MIB) {
         Some(value) => value.number(64..=65_536, faults).map(|number| number.value),
         None => Some(DEFAULT_MEMORY_MIB),
@@ -95,6 +103,7 @@ pub(super) fn read(table: Option<&Table<'_>>, faults: &mut Faults<'_>) -> Gatewa
             workers: workers?,
             state_dir: state_dir?,
             control_socket: control_socket?,
+            control_group: control_group?,
             memory_mib: memory_mib?,
             lab_keys: lab_keys.as_ref()?.value,
             admin_prohibited: admin_prohibited?,
@@ -136,6 +145,22 @@ fn workers(value: &Value<'_>, faults: &mut Faults<'_>) -> Option<Vec<usize>> {
         seen.insert(core.value, core.span);
     }
     (cores.len() == elements.len()).then_some(cores)
+}
+
+/// A name of a group. Whether there is one is asked at start, for the file may be checked on another machine.
+fn group(value: &Value<'_>, faults: &mut Faults<'_>) -> Option<String> {
+    let text = value.text(faults)?;
+    let is_name = (1..=MAX_GROUP_LEN).contains(&text.value.len());
+    if is_name && !text.value.contains([':', '\0', '\n']) {
+        return Some(text.value.to_owned());
+    }
+    let message = format!("{} is no name of a group", quoted(text.value));
+    let help = format!(
+        "write the name of a group of this system: {}",
+        CONTROL_GROUP.example
+    );
+    faults.add(Fault::new(&text.span, message).help(help));
+    None
 }
 
 /// An absolute path of at most `max_len` bytes.

@@ -19,6 +19,7 @@ const HARMLESS: &[&str] = &[
     "address",
     "addresses",
     "cipher",
+    "control_group",
     "control_socket",
     "device",
     "df",

@@ -57,6 +57,8 @@ pub struct Gateway {
     pub state_dir: PathBuf,
     /// Unix socket of the control side.
     pub control_socket: PathBuf,
+    /// The group that may use it beside the owner.
+    pub control_group: Option<String>,
     /// Memory for DPDK, in MiB.
     pub memory_mib: u32,
     /// The operator accepts static keys with GCM, against RFC 8221 section 3.

@@ -229,6 +229,14 @@ fn gateway() {
             &[("control_socket", "at most 107")],
         ),
         case(
+            &[("memory_mib = 256", "control_group = \"\"")],
+            &[("control_group", "no name of a group")],
+        ),
+        case(
+            &[("memory_mib = 256", "control_group = 7")],
+            &[("control_group", "text")],
+        ),
+        case(
             &[("memory_mib = 256", "memory_mib = 63")],
             &[("memory_mib", "from 64 to 65536")],
         ),

@@ -3,7 +3,7 @@ use super::*;
 use crate::control::events::{Event, EventQueue, Notification};
 use crate::control::protocol::{Method, Response, request_line};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Longest turn of the control thread while clients misbehave, on a machine that does other things as well: many times
@@ -29,7 +29,7 @@ struct Site<'a> {
 fn with_server<T: Send>(client: impl FnOnce(&Site<'_>) -> T + Send) -> T {
     let dir = tempfile::TempDir::new().expect("dir");
     let path = dir.path().join("s.sock");
-    let mut socket = ControlSocket::bind(&path).expect("bound");
+    let mut socket = ControlSocket::bind(&path, None).expect("bound");
     let events = EventQueue::default();
     let clients = AtomicUsize::new(0);
     let result = std::thread::scope(|scope| {
@@ -115,6 +115,27 @@ fn socket_is_its_owners_only_and_answers() {
     });
     assert_eq!(mode, 0o600);
     assert_eq!(answer, "ShowDrops");
+}
+
+#[test]
+fn a_group_is_let_in_where_there_is_one_of_that_name() {
+    let dir = tempfile::TempDir::new().expect("dir");
+    let path = dir.path().join("s.sock");
+    // The one group that whoever runs this may give a file to.
+    let own = Group::from_gid(nix::unistd::getegid()).expect("asked");
+    if let Some(own) = own {
+        let socket = ControlSocket::bind(&path, Some(&own.name)).expect("bound");
+        let meta = fs::metadata(&path).expect("socket");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o660);
+        assert_eq!(meta.gid(), own.gid.as_raw());
+        drop(socket);
+    }
+    let refused = ControlSocket::bind(&path, Some("no-such-group-here"));
+    let Err(error @ SocketError::NoSuchGroup { .. }) = refused else {
+        panic!("a group that does not exist was taken");
+    };
+    assert!(error.to_string().contains("control_group"), "{error}");
+    assert!(!path.exists());
 }
 
 #[test]
@@ -326,19 +347,19 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_the_others_miss_nothing() {
 fn live_socket_is_not_taken_over_and_a_stale_one_is() {
     let dir = tempfile::TempDir::new().expect("dir");
     let path = dir.path().join("s.sock");
-    let first = ControlSocket::bind(&path).expect("bound");
+    let first = ControlSocket::bind(&path, None).expect("bound");
     assert!(matches!(
-        ControlSocket::bind(&path),
+        ControlSocket::bind(&path, None),
         Err(SocketError::InUse { .. })
     ));
     // As a killed process leaves it: the file stays, nobody listens.
     std::mem::forget(first);
     let stale = dir.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("bound"));
-    assert!(ControlSocket::bind(&stale).is_ok());
+    assert!(ControlSocket::bind(&stale, None).is_ok());
     fs::write(dir.path().join("file"), b"").expect("file");
     assert!(matches!(
-        ControlSocket::bind(&dir.path().join("file")),
+        ControlSocket::bind(&dir.path().join("file"), None),
         Err(SocketError::NotASocket { .. })
     ));
 }
