@@ -10,6 +10,7 @@ mod events;
 mod keys;
 #[cfg(feature = "dpdk")]
 mod log;
+mod man;
 #[cfg(feature = "dpdk")]
 mod run;
 mod show;
@@ -66,6 +67,12 @@ enum Command {
     },
     /// Choose inbound SPIs for a split tunnel, each of which a NIC leads to its own receive queue
     Spi(spi::SpiArgs),
+    /// Print the manual page, or write those of all commands
+    Man {
+        /// The directory to write to
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Print shell completions
     Completions {
         /// The shell
@@ -189,6 +196,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
         Command::Spi(args) => spi::spi(&args),
+        Command::Man { dir } => man::man(dir.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "simplon", &mut script);
