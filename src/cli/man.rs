@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_mangen::{Man, generate_to};
 
 use super::{Cli, Failure, print};
@@ -12,14 +12,21 @@ use super::{Cli, Failure, print};
 pub(super) fn man(dir: Option<&Path>) -> Result<(), Failure> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
-        Man::new(Cli::command())
+        Man::new(command())
             .render(&mut page)
             .map_err(Failure::new)?;
         return print(&page).map(drop);
     };
     fs::create_dir_all(dir)
-        .and_then(|()| generate_to(Cli::command(), dir))
+        .and_then(|()| generate_to(command(), dir))
         .map_err(|error| Failure::new(format_args!("{}: {error}", dir.display())))
+}
+
+/// The command line, without what depends on the machine: pages are made on one for others.
+fn command() -> Command {
+    Cli::command()
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("a userspace IPsec gateway")
 }
 
 #[cfg(test)]
