@@ -31,7 +31,7 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
 /// Ours: there are as many clients as there may be; the connection is closed.
 pub const TOO_MANY_CLIENTS: i32 = -32000;
-/// Ours: other clients have left too much unread for another answer.
+/// Ours: too much is unread for another answer.
 pub const BUSY: i32 = -32001;
 
 /// What can be asked.
@@ -253,9 +253,12 @@ pub fn error_line(error: ApiError) -> String {
 }
 
 fn line_of(message: &impl Serialize) -> String {
-    let mut line = serde_json::to_string(message).unwrap_or_default();
-    line.push('\n');
-    line
+    text_of(message) + "\n"
+}
+
+/// JSON without a line end in it. What is written here has no keys that are not text, and so cannot fail.
+fn text_of(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap_or_default()
 }
 
 /// One line of a client's, and the answers to it so far. A batch is answered request by request, so that others can have
@@ -263,7 +266,8 @@ fn line_of(message: &impl Serialize) -> String {
 pub struct Exchange {
     is_batch: bool,
     requests: vec::IntoIter<Value>,
-    answers: Vec<Response>,
+    /// Answers as they go over the wire, without what is around a batch.
+    answers: String,
     subscribed: Option<Vec<Kind>>,
 }
 
@@ -291,38 +295,51 @@ impl Exchange {
         Self {
             is_batch,
             requests: requests.into_iter(),
-            answers: Vec::new(),
+            answers: String::new(),
             subscribed: None,
         }
     }
 
+    /// Bytes of the answers so far.
+    pub fn held(&self) -> usize {
+        self.answers.len()
+    }
+
     fn refused(code: i32, message: String) -> Self {
         Self {
-            answers: vec![Response::new(
+            answers: text_of(&Response::new(
                 Value::Null,
                 Err(ApiError::new(code, message)),
-            )],
+            )),
             ..Self::of(false, Vec::new())
         }
     }
 
     /// Answers the next request. Returns whether there are more.
     pub fn step(&mut self, answer: &mut impl FnMut(Call) -> Result<Value, ApiError>) -> bool {
-        if let Some(request) = self.requests.next() {
-            let response = self.answer(request, answer);
-            self.answers.extend(response);
+        if let Some(request) = self.requests.next()
+            && let Some(response) = self.answer(request, answer)
+        {
+            if !self.answers.is_empty() {
+                self.answers.push(',');
+            }
+            self.answers.push_str(&text_of(&response));
         }
         !self.requests.as_slice().is_empty()
     }
 
     /// The line that answers all of it, where there is anything to answer; and what was subscribed to with it.
-    pub fn finish(mut self) -> (Option<String>, Option<Vec<Kind>>) {
-        let line = if self.is_batch {
-            (!self.answers.is_empty()).then(|| line_of(&self.answers))
-        } else {
-            self.answers.pop().map(|answer| line_of(&answer))
-        };
-        (line, self.subscribed)
+    pub fn finish(self) -> (Option<String>, Option<Vec<Kind>>) {
+        let mut line = self.answers;
+        if line.is_empty() {
+            return (None, self.subscribed);
+        }
+        if self.is_batch {
+            line.insert(0, '[');
+            line.push(']');
+        }
+        line.push('\n');
+        (Some(line), self.subscribed)
     }
 
     fn answer(

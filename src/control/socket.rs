@@ -28,7 +28,7 @@ use crate::control::protocol::{ApiError, BUSY, Call, TOO_MANY_CLIENTS, error_lin
 
 /// Most clients at one time; more are told so and closed.
 pub const MAX_CLIENTS: usize = 1024;
-/// Most bytes of answers that all clients together may leave unread before another is made.
+/// Most bytes that may be kept for all clients together before another answer is made.
 const MAX_UNREAD: usize = 256 << 20;
 /// Clients taken in one turn of the control thread.
 const MAX_ACCEPTS: usize = 256;
@@ -86,6 +86,8 @@ pub struct ControlSocket {
     /// There may be more to take.
     is_accepting: bool,
     next_token: usize,
+    /// [`MAX_UNREAD`]; tests have less.
+    most_held: usize,
     /// When clients that do not take their answers were looked for.
     looked: Instant,
 }
@@ -133,6 +135,7 @@ impl ControlSocket {
             ready: VecDeque::new(),
             is_accepting: false,
             next_token: 1,
+            most_held: MAX_UNREAD,
             looked: Instant::now(),
         })
     }
@@ -166,10 +169,10 @@ impl ControlSocket {
         }
         self.accept();
         self.close_deaf();
-        let mut unread = self.clients.values().map(Client::unread).sum();
+        let mut held = self.clients.values().map(Client::held).sum();
         let began = Instant::now();
         while let Some(token) = self.ready.pop_front() {
-            self.turn(token, &mut unread, &mut answer);
+            self.turn(token, &mut held, &mut answer);
             if began.elapsed() >= SLICE {
                 break;
             }
@@ -181,7 +184,7 @@ impl ControlSocket {
     fn turn(
         &mut self,
         token: Token,
-        unread: &mut usize,
+        held: &mut usize,
         answer: &mut impl FnMut(Call) -> Result<Value, ApiError>,
     ) {
         // It may have been closed since it was put there.
@@ -189,22 +192,22 @@ impl ControlSocket {
             return;
         };
         client.is_queued = false;
-        *unread = unread.saturating_sub(client.unread());
-        let others = *unread;
+        let before = client.held();
+        let (now, most) = (*held, self.most_held);
         let turn = client.turn(&mut |call| {
-            if others < MAX_UNREAD {
+            if now < most {
                 answer(call)
             } else {
-                let message = "other clients have left too much unread; ask again later";
-                Err(ApiError::new(BUSY, message).with_data(json!({ "unread": others })))
+                let message = "too many answers are unread; ask again later";
+                Err(ApiError::new(BUSY, message).with_data(json!({ "unread": now })))
             }
         });
-        *unread += client.unread();
+        *held = now.saturating_sub(before) + client.held();
         match turn {
             Ok(true) => queue(&mut self.ready, token, client),
             Ok(false) => {}
             Err(error) => {
-                *unread = unread.saturating_sub(client.unread());
+                *held = held.saturating_sub(client.held());
                 debug!("control socket: a client is closed: {error}");
                 self.clients.remove(&token);
             }

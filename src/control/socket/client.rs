@@ -78,6 +78,11 @@ impl Client {
         self.outgoing.len() - self.written
     }
 
+    /// Bytes that are kept for it: those, and the answers to a batch that is in work.
+    pub(super) fn held(&self) -> usize {
+        self.unread() + self.exchange.as_ref().map_or(0, Exchange::held)
+    }
+
     /// Whether it takes nothing of what is for it. A subscriber may take its time with events, which are bounded.
     pub(super) fn is_deaf(&self) -> bool {
         let patience = if self.subscribed.is_empty() {

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// [`SLICE`], and far from what a client could take if it were let.
 const LONGEST_TURN: Duration = Duration::from_millis(500);
 
+/// As [`MAX_UNREAD`], and little enough to be reached.
+const MOST_HELD: usize = 16 << 20;
+
 /// What the gateway of these tests answers with: something long to `show.sa`, the call's name to all else.
 fn gateway(call: Call) -> Result<Value, ApiError> {
     match call {
@@ -30,6 +33,7 @@ fn with_server<T: Send>(client: impl FnOnce(&Site<'_>) -> T + Send) -> T {
     let dir = tempfile::TempDir::new().expect("dir");
     let path = dir.path().join("s.sock");
     let mut socket = ControlSocket::bind(&path, None).expect("bound");
+    socket.most_held = MOST_HELD;
     let events = EventQueue::default();
     let clients = AtomicUsize::new(0);
     let result = std::thread::scope(|scope| {
@@ -219,6 +223,40 @@ fn who_asks_and_never_reads_is_not_answered_any_more_and_others_are() {
             "the gateway took everything that was asked"
         );
         assert_eq!(site.ask(Method::ShowDrops), "ShowDrops");
+    });
+}
+
+#[test]
+fn what_is_unread_is_bounded_in_all_and_in_a_batch() {
+    with_server(|site| {
+        let ask = request(Method::ShowSa);
+        let batch = format!("[{}]\n", [ask.trim_end()].repeat(40).join(","));
+        let mut client = BufReader::new(site.connect());
+        client.get_mut().write_all(batch.as_bytes()).expect("asked");
+        let mut line = String::new();
+        client.read_line(&mut line).expect("answered");
+        assert!((MOST_HELD..2 * MOST_HELD).contains(&line.len()));
+        let answers: Vec<Response> = serde_json::from_str(&line).expect("a batch");
+        assert_eq!(answers.len(), 40);
+        let last = answers.last().and_then(|answer| answer.error.as_ref());
+        assert_eq!(last.map(|error| error.code), Some(BUSY));
+
+        // As much is kept for one who does not read, and it does not harm for longer than that one is there.
+        client.get_mut().write_all(batch.as_bytes()).expect("asked");
+        let mut other = BufReader::new(site.connect());
+        let mut is_busy = || {
+            let ask = request(Method::ShowDrops);
+            other.get_mut().write_all(ask.as_bytes()).expect("asked");
+            let error = read(&mut other).error;
+            error.is_some_and(|error| error.code == BUSY)
+        };
+        let began = Instant::now();
+        while !is_busy() {
+            assert!(began.elapsed() < Duration::from_secs(20), "never busy");
+        }
+        drop(client);
+        site.wait_for(1);
+        assert!(!is_busy());
     });
 }
 
