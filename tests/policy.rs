@@ -13,6 +13,8 @@ use tempfile::TempDir;
 mod checks;
 #[path = "policy/devices.rs"]
 mod devices;
+#[path = "policy/difference.rs"]
+mod difference;
 #[path = "policy/entries.rs"]
 mod entries;
 #[path = "policy/lifetimes.rs"]

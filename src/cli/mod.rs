@@ -49,6 +49,9 @@ enum Command {
     Check {
         /// The policy file
         file: PathBuf,
+        /// Another one: tell what is different from it, by name, and what could not change without a start
+        #[arg(long, value_name = "OTHER")]
+        against: Option<PathBuf>,
     },
     /// Show what a running gateway is doing
     Show(ShowArgs),
@@ -190,7 +193,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         #[cfg(feature = "dpdk")]
         Command::Bench(args) => bench::bench(*args),
-        Command::Check { file } => check::check(&file),
+        Command::Check { file, against } => check::check(&file, against.as_deref()),
         Command::Show(args) => show::show(&args),
         Command::Events(args) => events::events(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),

@@ -5,9 +5,11 @@ use std::time::Instant;
 use tracing::{error, warn};
 
 use super::Control;
-use crate::control::lifetimes::{self, LifetimeEvent};
+use crate::control::events::{Event, Limit};
+use crate::control::lifetimes::{self, LifetimeEvent, LimitKind};
 use crate::control::report::SaRow;
 use crate::control::state::Direction;
+use crate::ids::Spi;
 
 /// Looks at what SAs have used, and stops those that have used all they may.
 pub(super) fn follow(control: &mut Control<'_, '_>) {
@@ -20,17 +22,38 @@ pub(super) fn follow(control: &mut Control<'_, '_>) {
         // The position of a row is its slot.
         if let Some(row) = control.rows.get(event.slot.index()) {
             tell(row, event);
+            control.events.emit(told(row, event));
         }
     }
 }
 
-/// Tells whoever is to know that an SA of `row` has reached a limit.
-fn tell(row: &SaRow, event: LifetimeEvent) {
-    let (tunnel, direction) = (&row.tunnel, event.direction.name());
-    let spi = match event.direction {
+/// The SPI of the SA that `event` is about.
+fn spi(row: &SaRow, event: LifetimeEvent) -> Spi {
+    match event.direction {
         Direction::Outbound => row.outbound.spi,
         Direction::Inbound => row.inbound.spi,
-    };
+    }
+}
+
+/// What subscribers are told.
+fn told(row: &SaRow, event: LifetimeEvent) -> Event {
+    Event::SaLifetime {
+        tunnel: row.tunnel.clone(),
+        spi: spi(row, event).to_string(),
+        direction: event.direction.name().to_owned(),
+        limit: match event.kind {
+            LimitKind::Bytes => Limit::Bytes,
+            LimitKind::Packets => Limit::Packets,
+            LimitKind::Time => Limit::Time,
+        },
+        hard: event.hard,
+    }
+}
+
+/// Logs that an SA of `row` has reached a limit.
+fn tell(row: &SaRow, event: LifetimeEvent) {
+    let (tunnel, direction) = (&row.tunnel, event.direction.name());
+    let spi = spi(row, event);
     let (kind, limit) = (event.kind, event.kind.show(event.limit));
     if event.hard {
         error!(tunnel, direction, %spi, %kind, limit, "SA has expired and stopped: give both ends a new key");

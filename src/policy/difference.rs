@@ -456,6 +456,7 @@ fn unchangeable(new: &Policy, old: &Policy) -> Vec<Obstacle> {
         ("state_dir", own.state_dir != was.state_dir),
         ("control_socket", own.control_socket != was.control_socket),
         ("memory_mib", own.memory_mib != was.memory_mib),
+        ("control_group", own.control_group != was.control_group),
     ];
     let mut obstacles: Vec<Obstacle> = settings
         .into_iter()
@@ -492,6 +493,7 @@ fn difference(new: &Policy, old: &Policy, fresh: &BTreeSet<SaIndex>) -> Differen
         |new, old| {
             new.local_networks == old.local_networks
                 && new.remote_networks == old.remote_networks
+                && new.lifetime == old.lifetime
                 && new.endpoints.len() == old.endpoints.len()
         },
     );
