@@ -62,6 +62,10 @@ struct Args {
     /// told per packet of the tunnel.
     #[arg(long, default_value_t = 0)]
     flood: usize,
+    /// Ordered policies beside the tunnels, each of which takes a TCP port out of one tunnel, where packets are UDP: all are
+    /// searched for a new flow, and none holds it.
+    #[arg(long, default_value_t = 0)]
+    policies: u32,
     /// Given by `cargo bench`; of no meaning.
     #[arg(long, hide = true)]
     bench: bool,
@@ -72,8 +76,8 @@ fn destination(at: u32) -> [u8; 4] {
     (0x0a80_0000 + at).to_be_bytes()
 }
 
-/// The policy of `site` (0 west, 1 east) with `tunnels` tunnels, east's a mirror of west's.
-fn policy(site: usize, tunnels: u32) -> String {
+/// The policy of `site` (0 west, 1 east) with `tunnels` tunnels and so many ordered policies, east's a mirror of west's.
+fn policy(site: usize, tunnels: u32, policies: u32) -> String {
     let (us, them) = (site + 1, 2 - site);
     let mut text = format!(
         r#"[gateway]
@@ -141,6 +145,16 @@ esn = false
             0x1000 + key_in,
         );
     }
+    let [near, far] = [["local", "remote"], ["remote", "local"]][site];
+    for at in 0..policies {
+        let host = std::net::Ipv4Addr::from(destination(at % tunnels));
+        let port = at / tunnels % 60_000 + 1;
+        let _ = write!(
+            text,
+            "[[policy]]\nname = \"p{at}\"\naction = \"discard\"\n{near} = \"10.1.0.0/16\"\n{far} = \"{host}\"\n\
+             protocol = \"tcp\"\n{far}_ports = {port}\n"
+        );
+    }
     text
 }
 
@@ -167,11 +181,11 @@ struct Site<'p> {
 impl<'p> Site<'p> {
     fn new(
         site: usize,
-        tunnels: u32,
+        (tunnels, policies): (u32, u32),
         (rx, tx): (RxQueue<'p>, TxQueue<'p>),
         remake: Remake<'p>,
     ) -> Self {
-        let text = policy(site, tunnels);
+        let text = policy(site, tunnels, policies);
         let start = Instant::now();
         let source = Source::new(Path::new("path.toml"), &text);
         let policy = parse(&source, &Secrets::with_environment(keys(tunnels)))
@@ -428,7 +442,12 @@ fn main() {
     for sas in args.sas.iter().copied() {
         let mut sites = [0, 1].map(|site| {
             let (rx, tx) = lanes[site].take().expect("given back");
-            Site::new(site, sas, (rx, tx), Remake::new(&pool, eal.tsc_hz()))
+            Site::new(
+                site,
+                (sas, args.policies),
+                (rx, tx),
+                Remake::new(&pool, eal.tsc_hz()),
+            )
         });
         for size in &args.sizes {
             ends.run(&args, sas, size, &mut sites);

@@ -4,8 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use super::Failure;
-use crate::policy::compile::endpoint_sets;
-use crate::policy::difference::place;
+use crate::policy::difference::Difference;
 use crate::policy::model::{Rule, RuleAction};
 use crate::policy::{self, Policy, Secrets, queues};
 use crate::wire::rss::USUAL_TABLE_LEN;
@@ -17,7 +16,7 @@ pub(super) fn load(file: &Path) -> Result<Policy, Failure> {
 }
 
 pub(super) fn check(file: &Path, against: Option<&Path>) -> Result<(), Failure> {
-    let mut policy = load(file)?;
+    let policy = load(file)?;
     for warning in queues::check_declared(&policy, USUAL_TABLE_LEN) {
         eprintln!("{}: warning: {warning}", file.display());
     }
@@ -40,24 +39,16 @@ pub(super) fn check(file: &Path, against: Option<&Path>) -> Result<(), Failure> 
         count(RuleAction::Bypass),
         count(RuleAction::Discard),
     );
-    against.map_or(Ok(()), |other| compare(&mut policy, other))
+    against.map_or(Ok(()), |other| compare(&policy, other))
 }
 
-/// Tells what is different from the policy in `other`, and what of it a start takes. It is no failure to be different.
-fn compare(policy: &mut Policy, other: &Path) -> Result<(), Failure> {
-    let other = load(other)?;
-    // There is always room: nothing runs.
-    let room = endpoint_sets(policy)
-        .count()
-        .saturating_add(endpoint_sets(&other).count());
-    match place(policy, &other, &[], room) {
-        Ok(placed) if placed.difference.is_empty() => println!("no difference"),
-        Ok(placed) => print!("{}", placed.difference),
-        Err(obstacles) => {
-            for obstacle in obstacles {
-                println!("! {obstacle}");
-            }
-        }
+/// Tells what is different from the policy in `other`. It is no failure to be different.
+fn compare(policy: &Policy, other: &Path) -> Result<(), Failure> {
+    let difference = Difference::new(policy, &load(other)?);
+    if difference.is_empty() {
+        println!("no difference");
+    } else {
+        print!("{difference}");
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::client::Connection;
 use super::{EventsArgs, Failure, client, print, show};
-use crate::control::events::{Event, Kind, Limit, Notification, Occurrence, PolicyChange};
+use crate::control::events::{Event, Kind, Notification, Occurrence};
 use crate::control::protocol::{Method, Subscribe};
 
 /// Ends with the gateway, which is a failure, or when nobody reads what is printed.
@@ -50,28 +50,12 @@ fn human(Occurrence { at, event }: &Occurrence) -> String {
             limit,
             hard,
         } => {
-            let limit = match limit {
-                Limit::Bytes => "bytes",
-                Limit::Packets => "packets",
-                Limit::Time => "time",
-            };
             let then = if *hard {
                 "it has stopped"
             } else {
                 "a new one is due"
             };
             format!("{direction} SA {spi} of {tunnel} has come to its limit of {limit}: {then}")
-        }
-        Event::Policy { what, generation } => {
-            let what = match what {
-                PolicyChange::Loaded => "loaded",
-                PolicyChange::Added => "added to",
-                PolicyChange::Removed => "removed from",
-                PolicyChange::Replaced => "replaced in part",
-                PolicyChange::Confirmed => "confirmed",
-                PolicyChange::RolledBack => "rolled back",
-            };
-            format!("policy {what}, generation {generation}")
         }
         Event::Lost { count } => format!("{count} events were lost"),
     };
@@ -96,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_kind_that_is_none_is_refused_with_those_that_are() {
-        assert_eq!(parse_kind("policy"), Ok(Kind::Policy));
+        assert_eq!(parse_kind("sa_lifetime"), Ok(Kind::SaLifetime));
         let refused = parse_kind("weather").expect_err("no kind");
-        assert!(refused.contains("link, sa_lifetime, policy"), "{refused}");
+        assert!(refused.contains("link, sa_lifetime"), "{refused}");
     }
 }

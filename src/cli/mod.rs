@@ -49,7 +49,7 @@ enum Command {
     Check {
         /// The policy file
         file: PathBuf,
-        /// Another one: tell what is different from it, by name, and what could not change without a start
+        /// Another one: tell what is different from it, by name
         #[arg(long, value_name = "OTHER")]
         against: Option<PathBuf>,
     },
@@ -126,7 +126,7 @@ struct EventsArgs {
     /// One JSON object a line, for machines
     #[arg(long)]
     json: bool,
-    /// Events of this kind alone, or of several, instead of all: link, sa_lifetime, policy
+    /// Events of this kind alone, or of several, instead of all: link, sa_lifetime
     #[arg(long = "kind", value_name = "KIND", value_parser = events::parse_kind)]
     kinds: Vec<Kind>,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
+use crate::control::lifetimes::LimitKind;
 use crate::control::protocol::JSONRPC;
 
 /// Events that wait for the control socket; what is more is counted and not told.
@@ -20,20 +21,17 @@ pub enum Kind {
     Link,
     /// An SA has come to a limit of its life.
     SaLifetime,
-    /// The policy has changed.
-    Policy,
 }
 
 impl Kind {
     /// Every kind that can be subscribed to.
-    pub const ALL: [Self; 3] = [Self::Link, Self::SaLifetime, Self::Policy];
+    pub const ALL: [Self; 2] = [Self::Link, Self::SaLifetime];
 
     /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::SaLifetime => "sa_lifetime",
-            Self::Policy => "policy",
         }
     }
 
@@ -63,16 +61,9 @@ pub enum Event {
         /// `outbound` or `inbound`.
         direction: String,
         /// Which limit.
-        limit: Limit,
+        limit: LimitKind,
         /// It has stopped; else it is time for a new one.
         hard: bool,
-    },
-    /// The policy in force is another.
-    Policy {
-        /// What was done.
-        what: PolicyChange,
-        /// The number of the policy that is in force now.
-        generation: u64,
     },
     /// More happened than could be kept. Every subscriber is told, whatever it subscribed to.
     Lost {
@@ -81,43 +72,12 @@ pub enum Event {
     },
 }
 
-/// What bounds the life of an SA.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    /// Bytes sealed or opened.
-    Bytes,
-    /// Packets sealed or opened.
-    Packets,
-    /// Time since it was installed.
-    Time,
-}
-
-/// How the policy in force came to be another.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyChange {
-    /// A whole policy was loaded.
-    Loaded,
-    /// Something was added.
-    Added,
-    /// Something was removed.
-    Removed,
-    /// Something was replaced.
-    Replaced,
-    /// What was loaded on trial is to stay.
-    Confirmed,
-    /// What was loaded on trial is gone, and the policy before it back.
-    RolledBack,
-}
-
 impl Event {
     /// The kind to subscribe to; `None` for what every subscriber is told.
     pub const fn kind(&self) -> Option<Kind> {
         match self {
             Self::Link { .. } => Some(Kind::Link),
             Self::SaLifetime { .. } => Some(Kind::SaLifetime),
-            Self::Policy { .. } => Some(Kind::Policy),
             Self::Lost { .. } => None,
         }
     }
@@ -214,7 +174,7 @@ mod tests {
             tunnel: "west-east".into(),
             spi: "0x1001".into(),
             direction: "outbound".into(),
-            limit: Limit::Bytes,
+            limit: LimitKind::Bytes,
             hard: false,
         });
         let line = queue.next().expect("an event").line();

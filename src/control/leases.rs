@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::control::state::{Direction, StateError, StateFile};
+use crate::control::state::{StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
 use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
 use crate::policy::compile::endpoint_sets;
 use crate::policy::model::Policy;
 use crate::rcu::Writer;

@@ -9,10 +9,11 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
 
-use crate::control::state::Direction;
 use crate::ids::SaIndex;
 use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
 use crate::policy::model::{Lifetime, Limit};
 use crate::rcu::Writer;
 
@@ -21,7 +22,8 @@ use crate::rcu::Writer;
 const LOOKS: usize = 4096;
 
 /// What a limit limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
 pub enum LimitKind {
     /// Inner bytes.
     Bytes,

@@ -5,7 +5,6 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::control::lifetimes::{self, Life, Lifetimes, LimitKind, Stage as LifeStage, Used};
-use crate::control::state::Direction;
 use crate::drop::{Aside, DropReason, PuntReason};
 use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
@@ -13,6 +12,7 @@ use crate::ipsec::peer::PeerCell;
 use crate::ipsec::sa::SaIdentity;
 use crate::ipsec::sa_counters::SaCounters;
 use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
 use crate::policy::model::{Limit, Side};
 use crate::rcu::Writer;
 use crate::wire::rss::Spreading;

@@ -23,6 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::crypto::aead::KeyFingerprint;
+use crate::ipsec::traffic::Direction;
 
 /// Name of the state file in the state directory.
 pub const FILE_NAME: &str = "sequence.state";
@@ -38,25 +39,6 @@ const CHANGE_TOLERANCE_NS: i128 = 50_000_000;
 const WRITE_ATTEMPTS: usize = 8;
 /// Most records a file may hold, against nonsense: 1 GiB.
 const MAX_RECORDS: u64 = (1 << 30) / RECORD_LEN as u64;
-
-/// Which half of an SA pair.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Direction {
-    /// Seals: the number is the first that was not leased.
-    Outbound,
-    /// Opens: the number is the highest seen.
-    Inbound,
-}
-
-impl Direction {
-    /// `outbound` or `inbound`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-        }
-    }
-}
 
 /// Why an SA cannot be started, or the state not kept.
 #[derive(Debug, thiserror::Error)]
@@ -251,7 +233,7 @@ impl StateFile {
         &self.path
     }
 
-    /// The number on disk for a key.
+    /// The number on disk for a key: outbound the first that was not leased, inbound the highest seen.
     ///
     /// # Errors
     /// `Unknown` where the file has no record of it.

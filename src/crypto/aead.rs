@@ -114,7 +114,6 @@ pub struct KeyMaterial {
     key: Zeroizing<Vec<u8>>,
     salt: Zeroizing<[u8; SALT_LEN]>,
     fingerprint: KeyFingerprint,
-    is_forgotten: bool,
 }
 
 impl KeyMaterial {
@@ -143,23 +142,7 @@ impl KeyMaterial {
             fingerprint: fingerprint(cipher, &bytes),
             key: bytes,
             salt,
-            is_forgotten: false,
         })
-    }
-
-    /// Forgets the key, and remembers what names it. Noise takes its place: an SA made of it by mistake would have a key that
-    /// nobody knows, and not one that everybody does.
-    pub fn forget(&mut self) {
-        self.key.as_mut_slice().zeroize();
-        self.salt.zeroize();
-        let noise = getrandom::fill(&mut self.key);
-        debug_assert!(noise.is_ok(), "no random numbers");
-        self.is_forgotten = true;
-    }
-
-    /// Whether the key is forgotten.
-    pub fn is_forgotten(&self) -> bool {
-        self.is_forgotten
     }
 
     /// The cipher the key is for.

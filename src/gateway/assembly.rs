@@ -10,10 +10,10 @@ use crate::control::leases::{Leases, SaStart};
 use crate::control::lifetimes::Lifetimes;
 use crate::control::peers::Peers;
 use crate::control::report::SaRow;
-use crate::control::state::Direction;
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
 use crate::policy::Policy;
 use crate::policy::compile::{
     Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
@@ -87,7 +87,7 @@ pub fn assemble<'p>(
             info!(bypass = rule.name, "passes in clear, as the policy says");
         }
     }
-    let mut plan = Plan::new(&policy, &topology, &[]);
+    let mut plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables())));
     let shares = ports::shares(&policy, ports, started);

@@ -5,11 +5,11 @@ use std::time::Instant;
 use tracing::{error, warn};
 
 use super::Control;
-use crate::control::events::{Event, Limit};
-use crate::control::lifetimes::{self, LifetimeEvent, LimitKind};
+use crate::control::events::Event;
+use crate::control::lifetimes::{self, LifetimeEvent};
 use crate::control::report::SaRow;
-use crate::control::state::Direction;
 use crate::ids::Spi;
+use crate::ipsec::traffic::Direction;
 
 /// Looks at what SAs have used, and stops those that have used all they may.
 pub(super) fn follow(control: &mut Control<'_, '_>) {
@@ -41,11 +41,7 @@ fn told(row: &SaRow, event: LifetimeEvent) -> Event {
         tunnel: row.tunnel.clone(),
         spi: spi(row, event).to_string(),
         direction: event.direction.name().to_owned(),
-        limit: match event.kind {
-            LimitKind::Bytes => Limit::Bytes,
-            LimitKind::Packets => Limit::Packets,
-            LimitKind::Time => Limit::Time,
-        },
+        limit: event.kind,
         hard: event.hard,
     }
 }

@@ -99,7 +99,7 @@ port = "wan"
         wan.neighbours.insert(ip(3), [3; 6]);
         let report = report(
             Sources {
-                plan: &Plan::new(&policy, &Topology { macs }, &[]),
+                plan: &Plan::new(&policy, &Topology { macs }),
                 learned: &[Learned::default(), wan],
                 wanted: BTreeSet::from([
                     (PortIndex(0), ip(77)),

@@ -35,21 +35,6 @@ pub struct TrafficBox<A> {
     pub remote_port: Span<u32>,
 }
 
-impl<A: Address> TrafficBox<A> {
-    /// Whether it holds `traffic`.
-    pub fn holds(&self, traffic: &Traffic<A>) -> bool {
-        let holds_rest = |span: Span<u32>, value| span.0 <= value && value <= span.1;
-        self.local.0 <= traffic.local
-            && traffic.local <= self.local.1
-            && self.remote.0 <= traffic.remote
-            && traffic.remote <= self.remote.1
-            && self.protocol.0 <= traffic.protocol
-            && traffic.protocol <= self.protocol.1
-            && holds_rest(self.local_port, traffic.local_port)
-            && holds_rest(self.remote_port, traffic.remote_port)
-    }
-}
-
 /// Rules that overlap in too many ways.
 #[derive(Debug, thiserror::Error)]
 #[error("policies overlap in more than {MOST_PARTITIONS} ways, of which each costs every new flow")]
@@ -93,14 +78,6 @@ pub struct Decision {
     pub action: SpdAction,
 }
 
-impl<A> Default for Rules<A> {
-    fn default() -> Self {
-        Self {
-            partitions: Box::default(),
-        }
-    }
-}
-
 impl<A: Address> Rules<A> {
     /// The first rule that holds `traffic`.
     pub fn find(&self, traffic: &Traffic<A>) -> Option<Decision> {
@@ -116,11 +93,6 @@ impl<A: Address> Rules<A> {
             }
         }
         found
-    }
-
-    /// How many partitions there are.
-    pub fn partitions(&self) -> usize {
-        self.partitions.len()
     }
 }
 

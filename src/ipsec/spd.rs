@@ -49,20 +49,20 @@ pub struct Spd {
     v4: Box<[Tuple<u32>]>,
     v6: Box<[Tuple<u128>]>,
     has_bypass: bool,
-    /// Names this SPD among all that there were, so that nothing remembered of another is taken for its own; 0 for one that was
-    /// not built.
-    number: u32,
-    /// By slot: whose SA it is.
-    tunnels: Box<[Option<TunnelIndex>]>,
     ordered: Option<Box<Ordered>>,
 }
 
 /// The ordered rules.
 struct Ordered {
+    /// Names this SPD among all that there were, so that nothing remembered of another is taken for its own; never 0.
+    number: u32,
     v4: Rules<u32>,
     v6: Rules<u128>,
+    /// By slot: whose SA it is.
+    tunnels: Box<[TunnelIndex]>,
 }
 
+/// Source and destination prefix, of lengths that are known from elsewhere, to what is done.
 type Actions<A> = FxHashMap<(A, A), SpdAction>;
 
 struct Tuple<A> {
@@ -81,7 +81,7 @@ pub struct SpdBuilder {
     has_rules: bool,
     rules_v4: RulesBuilder<u32>,
     rules_v6: RulesBuilder<u128>,
-    tunnels: Vec<Option<TunnelIndex>>,
+    tunnels: Vec<TunnelIndex>,
 }
 
 #[derive(Default)]
@@ -172,28 +172,23 @@ impl SpdBuilder {
         self.rules_v6.add(order, what, action)
     }
 
-    /// Says whose the SAs in a slot are: of what is opened, policies are asked whether its tunnel may carry it.
-    pub fn set_tunnel(&mut self, slot: SaIndex, tunnel: TunnelIndex) {
-        if self.tunnels.len() <= slot.index() {
-            self.tunnels.resize(slot.index().saturating_add(1), None);
-        }
-        if let Some(place) = self.tunnels.get_mut(slot.index()) {
-            *place = Some(tunnel);
-        }
+    /// Says whose SAs the slots are, all of them in order: of what is opened, rules are asked whether its tunnel may carry it.
+    pub fn set_tunnels(&mut self, tunnels: impl IntoIterator<Item = TunnelIndex>) {
+        self.tunnels = tunnels.into_iter().collect();
     }
 
     /// What was added, for workers to look up.
     pub fn build(self) -> Spd {
         let ordered = self.has_rules.then(|| Ordered {
+            number: new_number(),
             v4: self.rules_v4.build(),
             v6: self.rules_v6.build(),
+            tunnels: self.tunnels.into(),
         });
         Spd {
             v4: self.v4.build(),
             v6: self.v6.build(),
             has_bypass: self.has_bypass,
-            number: new_number(),
-            tunnels: self.tunnels.into(),
             ordered: ordered.map(Box::new),
         }
     }
@@ -258,7 +253,7 @@ impl Spd {
         kind: PacketKind,
         direction: Direction,
     ) -> SpdAction {
-        let number = self.number;
+        let number = self.ordered.as_ref().map_or(1, |rules| rules.number);
         let decided = match kind {
             PacketKind::Ipv4 => Traffic::of_v4(data, direction).map(|traffic| {
                 let search = |traffic: &_| self.search(AnyTraffic::V4(*traffic)).1;
@@ -292,10 +287,13 @@ impl Spd {
         }
     }
 
-    /// Whether the tunnel of the SA in `slot` may carry the opened packet `data`: what policies say of such packets the other way
-    /// is that it does (RFC 4301 section 5.2).
+    /// Whether the tunnel of the SA in `slot` may carry the opened packet `data`, by the ordered rules: what they say of such
+    /// packets the other way is that it does (RFC 4301 section 5.2).
     pub fn admits(&self, flows: &FlowCache, data: &[u8], kind: PacketKind, slot: SaIndex) -> bool {
-        let tunnel_of = |slot: SaIndex| self.tunnels.get(slot.index()).copied().flatten();
+        let tunnel_of = |slot: SaIndex| {
+            let ordered = self.ordered.as_ref()?;
+            ordered.tunnels.get(slot.index())
+        };
         let decided = match self.decide(flows, data, kind, Direction::Inbound) {
             SpdAction::Protect(decided) => Some(decided),
             SpdAction::Spread(group) => Some(group.first()),

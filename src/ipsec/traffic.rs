@@ -4,7 +4,6 @@ use zerocopy::FromBytes;
 
 use crate::bits::low_64;
 use crate::ipsec::selector::{Address, v4, v6};
-use crate::meta::PacketKind;
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
@@ -13,13 +12,23 @@ use crate::wire::ipv6::Ipv6Header;
 /// range may hold it or not.
 pub const OPAQUE: u32 = 0x1_0000;
 
-/// Which way a packet goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Which way packets go, and which half of an SA pair they go by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Direction {
     /// From this side, to be sealed or passed in clear: its source is local.
     Outbound,
     /// From the other side, opened or in clear: its source is remote.
     Inbound,
+}
+
+impl Direction {
+    /// `outbound` or `inbound`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
 }
 
 /// Addresses, protocol and ports of one packet, as this side has them: the same for both directions of a flow.
@@ -46,18 +55,6 @@ pub enum AnyTraffic {
     V6(Traffic<u128>),
 }
 
-impl AnyTraffic {
-    /// What the checked IP packet `data` is, which goes in `direction`; `None` where it is no IP packet, or its extension headers
-    /// are malformed.
-    pub fn of(data: &[u8], kind: PacketKind, direction: Direction) -> Option<Self> {
-        match kind {
-            PacketKind::Ipv4 => Traffic::of_v4(data, direction).map(Self::V4),
-            PacketKind::Ipv6 => Traffic::of_v6(data, direction).map(Self::V6),
-            PacketKind::Other => None,
-        }
-    }
-}
-
 impl<A: Address> Traffic<A> {
     fn new(
         (source, destination): (A, A),
@@ -80,7 +77,7 @@ impl<A: Address> Traffic<A> {
 }
 
 impl Traffic<u32> {
-    /// As [`AnyTraffic::of`], for IPv4.
+    /// What the checked IPv4 packet `data` is, which goes in `direction`; `None` where it is too short.
     #[inline]
     pub fn of_v4(data: &[u8], direction: Direction) -> Option<Self> {
         let (header, _) = Ipv4Header::ref_from_prefix(data).ok()?;
@@ -98,7 +95,7 @@ impl Traffic<u32> {
 }
 
 impl Traffic<u128> {
-    /// As [`AnyTraffic::of`], for IPv6.
+    /// As [`Self::of_v4`] for IPv6; `None` where extension headers are malformed, too.
     pub fn of_v6(data: &[u8], direction: Direction) -> Option<Self> {
         let (header, _) = Ipv6Header::ref_from_prefix(data).ok()?;
         let walk = header.walk(data).ok()?;

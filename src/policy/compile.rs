@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::ids::{PortIndex, SaIndex, Spi, TunnelIndex};
+use crate::ids::{PortIndex, SaIndex, TunnelIndex};
 use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::rules::TooManyWays;
@@ -28,11 +28,15 @@ pub struct Topology {
 pub fn endpoint_sets(
     policy: &Policy,
 ) -> impl Iterator<Item = (SaIndex, TunnelIndex, &Tunnel, &EndpointSet)> {
-    (0u32..).zip(&policy.tunnels).flat_map(|(at, tunnel)| {
-        let of_set = move |set| (TunnelIndex(at), tunnel, set);
-        let sets = tunnel.endpoints.iter().map(of_set);
-        sets.map(|(at, tunnel, set): (_, _, &EndpointSet)| (set.slot, at, tunnel, set))
-    })
+    let sets = (0u32..).zip(&policy.tunnels).flat_map(|(at, tunnel)| {
+        tunnel
+            .endpoints
+            .iter()
+            .map(move |set| (TunnelIndex(at), tunnel, set))
+    });
+    (0u32..)
+        .zip(sets)
+        .map(|(slot, (at, tunnel, set))| (SaIndex(slot), at, tunnel, set))
 }
 
 /// What the SA that seals for `set` is made of.
@@ -87,55 +91,41 @@ pub fn inbound_sa(tunnel: &Tunnel, set: &EndpointSet, seen: u64) -> InboundSa {
     })
 }
 
-/// An SA pair that no policy names any more, and that is kept for what is still on its way.
-#[derive(Clone, Debug)]
-pub struct Leaving {
-    /// Its slot.
-    pub slot: SaIndex,
-    /// The SPI of its inbound half.
-    pub spi: Spi,
-    /// Our outer address.
-    pub local: IpAddr,
-    /// The peer's, as the policy had it.
-    pub remote: IpAddr,
-    /// ESP as it is, or in UDP.
-    pub encapsulation: Encapsulation,
-    /// The tunnel that has its place, where there is one.
-    pub tunnel: Option<TunnelIndex>,
-}
-
 /// Compiles the tables of `policy`, with nothing learned from the kernel.
 pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
-    Plan::new(policy, topology, &[]).tables()
+    Plan::new(policy, topology).tables()
 }
 
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
 /// the inner one, of one that one. Those of the policies that need no SA. And before all of them the ordered ones.
-pub(super) fn compile_spd(policy: &Policy, leaving: &[Leaving]) -> Spd {
+pub(super) fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
-    for (slot, tunnel, _, set) in endpoint_sets(policy) {
-        builder.set_tunnel(slot, tunnel);
-        builder.set_tunnel(set.seals_by, tunnel);
-    }
-    for gone in leaving {
-        if let Some(tunnel) = gone.tunnel {
-            builder.set_tunnel(gone.slot, tunnel);
-        }
-    }
+    builder.set_tunnels(endpoint_sets(policy).map(|(_, tunnel, ..)| tunnel));
+    let firsts: Vec<u32> = policy
+        .tunnels
+        .iter()
+        .scan(0u32, |next, tunnel| {
+            let sets = u32::try_from(tunnel.endpoints.len()).unwrap_or(0);
+            Some(std::mem::replace(next, next.saturating_add(sets)))
+        })
+        .collect();
     for (order, entry) in (0u32..).zip(&policy.entries) {
         // That there is room was seen when the file was checked.
         let _ = add_entry(&mut builder, order, entry, |is_v4| match entry.action {
             EntryAction::Bypass => SpdAction::Bypass,
             EntryAction::Discard => SpdAction::Discard,
             EntryAction::Protect(tunnel) => {
-                let found = policy.tunnels.get(tunnel.index());
-                found.map_or(SpdAction::Discard, |tunnel| protect(tunnel, is_v4))
+                let at = tunnel.index();
+                let found = policy.tunnels.get(at).zip(firsts.get(at));
+                found.map_or(SpdAction::Discard, |(tunnel, first)| {
+                    protect(tunnel, is_v4, *first)
+                })
             }
         });
     }
-    for tunnel in &policy.tunnels {
+    for (tunnel, first) in policy.tunnels.iter().zip(firsts) {
         for local in &tunnel.local_networks {
-            let action = protect(tunnel, local.addr().is_ipv4());
+            let action = protect(tunnel, local.addr().is_ipv4(), first);
             for remote in &tunnel.remote_networks {
                 builder.add(local, remote, action);
             }
@@ -174,8 +164,8 @@ pub(super) fn add_entry(
     Ok(())
 }
 
-/// What seals packets of one family in `tunnel`.
-fn protect(tunnel: &Tunnel, is_v4: bool) -> SpdAction {
+/// What seals packets of one family in `tunnel`, whose slots begin at `first`.
+fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
     let sets = &tunnel.endpoints;
     let at = sets.iter().position(|set| set.local.is_ipv4() == is_v4);
     let at = at.unwrap_or(0);
@@ -185,7 +175,7 @@ fn protect(tunnel: &Tunnel, is_v4: bool) -> SpdAction {
     let of_one_set = sets[at..]
         .iter()
         .take_while(|other| other.local == set.local);
-    let slot = set.seals_by;
+    let slot = SaIndex(first.saturating_add(u32::try_from(at).unwrap_or(0)));
     match u8::try_from(of_one_set.count()) {
         Ok(count @ 2..) => SpdAction::Spread(SaGroup::new(slot, count, set.spread_udp_ports)),
         _ => SpdAction::Protect(slot),
@@ -196,7 +186,6 @@ pub(super) fn local_addresses(
     policy: &Policy,
     topology: &Topology,
     index: PortIndex,
-    leaving: &[Leaving],
 ) -> LocalAddresses {
     let port = &policy.ports[index.index()];
     let mut local = LocalAddresses::default();
@@ -213,13 +202,11 @@ pub(super) fn local_addresses(
         local.v6.insert(own.to_bits());
     }
     if port.side == Side::Unprotected {
-        let sets = endpoint_sets(policy).map(|(.., set)| (set.local, set.encapsulation));
-        let gone = leaving.iter().map(|sa| (sa.local, sa.encapsulation));
-        for (own, encapsulation) in sets.chain(gone) {
-            local.tunnel_ends.insert(own);
-            if let Encapsulation::Udp { local_port, .. } = encapsulation {
-                local.nat_t.insert((own, local_port));
-                local.nat_t_addresses.insert(own);
+        for (.., set) in endpoint_sets(policy) {
+            local.tunnel_ends.insert(set.local);
+            if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
+                local.nat_t.insert((set.local, local_port));
+                local.nat_t_addresses.insert(set.local);
             }
         }
     }

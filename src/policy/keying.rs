@@ -12,6 +12,7 @@ use super::mask;
 use super::secret::{SecretError, Secrets};
 use crate::crypto::aead::{Cipher, KeyMaterial, SALT_LEN};
 use crate::ids::{ReservedSpi, Spi};
+use crate::ipsec::traffic::Direction;
 
 const SPI: Key = Key::new("spi", "spi = 0x1001");
 const CIPHER: Key = Key::new("cipher", "cipher = \"aes-256-gcm\"");
@@ -28,13 +29,6 @@ const OWN_KEYS: &[&Key] = &[&SPI, &KEY];
 const WINDOW_RANGE: RangeInclusive<u32> = 64..=65_536;
 const DEFAULT_WINDOW: u32 = 1024;
 const KEY_HELP: &str = "write key = { file = \"tunnel.key\" } or key = { env = \"TUNNEL_KEY\" }";
-
-/// Which half of an SA pair.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Outbound,
-    Inbound,
-}
 
 /// What is needed to read keys.
 pub(super) struct KeySource<'a> {

@@ -13,7 +13,7 @@ use crate::ids::{NextHopIndex, PortIndex, SaIndex};
 use crate::ipsec::flow_hash::mix;
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
-use crate::policy::compile::{Leaving, Topology, compile_spd, endpoint_sets, local_addresses};
+use crate::policy::compile::{Topology, compile_spd, endpoint_sets, local_addresses};
 use crate::policy::model::{Policy, Side};
 use crate::policy::next_hops::{Member, NextHops};
 use crate::policy::routes::{Fib, RouteTarget};
@@ -78,7 +78,7 @@ pub struct Plan {
     ports: Vec<PortPlan>,
     hops: NextHops,
     /// By `SaIndex`: the peer's outer address, where it is now.
-    peers: Vec<Option<IpAddr>>,
+    peers: Vec<IpAddr>,
     /// The same the other way round.
     by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
     /// Peers have been looked up since this was asked for.
@@ -117,26 +117,19 @@ enum Stale {
 
 impl Plan {
     /// The plan of `policy`, with nothing learned from the kernel.
-    /// SAs that are `leaving` are found as long as packets of theirs may come.
-    pub fn new(policy: &Policy, topology: &Topology, leaving: &[Leaving]) -> Self {
+    pub fn new(policy: &Policy, topology: &Topology) -> Self {
         let mac_of =
             |index: PortIndex| topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0);
         let indices = || (0u16..).map(PortIndex).zip(&policy.ports);
-        let sets = || endpoint_sets(policy).map(|(slot, .., set)| (slot, set.remote));
-        let mut peers = Vec::new();
+        let peers: Vec<IpAddr> = endpoint_sets(policy).map(|(.., set)| set.remote).collect();
         let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
-        for (slot, peer) in sets().chain(leaving.iter().map(|sa| (sa.slot, sa.remote))) {
-            if peers.len() <= slot.index() {
-                peers.resize(slot.index() + 1, None);
-            }
-            peers[slot.index()] = Some(peer);
-            by_peer.entry(peer).or_default().push(slot);
+        for (slot, peer) in (0u32..).zip(&peers) {
+            by_peer.entry(*peer).or_default().push(SaIndex(slot));
         }
-        let spis = endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot));
         let mut plan = Self {
-            spd: Arc::new(compile_spd(policy, leaving)),
+            spd: Arc::new(compile_spd(policy)),
             spis: Arc::new(SpiIndex::new(
-                spis.chain(leaving.iter().map(|sa| (sa.spi, sa.slot))),
+                endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot)),
             )),
             hops: NextHops::new(
                 indices()
@@ -154,7 +147,7 @@ impl Plan {
                 index,
                 side: port.side,
                 mac: mac_of(index),
-                local: Arc::new(local_addresses(policy, topology, index, leaving)),
+                local: Arc::new(local_addresses(policy, topology, index)),
                 neighbours: BTreeMap::new(),
                 routes: BTreeMap::new(),
                 fib: Fib::new(),
@@ -178,22 +171,6 @@ impl Plan {
         plan
     }
 
-    /// Takes over what `other`, which is to be no more, has taken in and knows of peers. Its neighbours, routes and ports are those
-    /// of this plan's policy.
-    pub fn take_over(&mut self, other: Self) {
-        self.hops = other.hops;
-        for (own, theirs) in self.ports.iter_mut().zip(other.ports) {
-            (own.neighbours, own.routes, own.fib) = (theirs.neighbours, theirs.routes, theirs.fib);
-            own.sa_hops = theirs.sa_hops;
-            own.stale = Stale::All;
-        }
-        for (slot, peer) in (0u32..).map(SaIndex).zip(other.peers) {
-            if let Some(peer) = peer {
-                self.move_peer(slot, peer);
-            }
-        }
-    }
-
     /// Takes in one thing that is not as it was in what was `learned` behind `port`. What the policy says wins.
     pub fn learn(&mut self, port: PortIndex, learned: &Learned, change: Change) {
         let Some(own) = self.ports.get_mut(port.index()) else {
@@ -211,7 +188,7 @@ impl Plan {
     pub fn tables(&mut self) -> Tables {
         let published = self.hops.publish();
         let ports = self.ports.iter_mut().map(|port| {
-            self.moved |= port.look_up_peers(&self.hops, self.peers.len(), &self.by_peer);
+            self.moved |= port.look_up_peers(&self.hops, &self.peers, &self.by_peer);
             PortTable {
                 side: port.side,
                 mac: port.mac,
@@ -232,7 +209,7 @@ impl Plan {
 
     /// Notes that the peer of the SA in `slot` is at `address` now. Tables that are compiled from then on lead there.
     pub fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::as_mut) else {
+        let Some(peer) = self.peers.get_mut(slot.index()) else {
             return;
         };
         let before = std::mem::replace(peer, address);
@@ -257,7 +234,7 @@ impl Plan {
 
     /// The outer address of the peer of the SAs in `slot`.
     pub fn peer(&self, slot: SaIndex) -> Option<IpAddr> {
-        self.peers.get(slot.index()).copied().flatten()
+        self.peers.get(slot.index()).copied()
     }
 
     /// The neighbours that the policy names on a port, by address.
@@ -402,7 +379,7 @@ impl PortPlan {
     fn look_up_peers(
         &mut self,
         hops: &NextHops,
-        slots: usize,
+        peers: &[IpAddr],
         by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
     ) -> bool {
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
@@ -410,7 +387,7 @@ impl PortPlan {
             return false;
         }
         let mut found = self.sa_hops.to_vec();
-        found.resize(slots, Err(DropReason::NoRoute));
+        found.resize(peers.len(), Err(DropReason::NoRoute));
         let stale = by_peer.iter().filter(|(peer, _)| match &stale {
             Stale::All => true,
             Stale::Some(some) => some.contains(peer),

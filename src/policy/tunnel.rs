@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value};
-use super::keying::{self, Direction, KeySource, KeyingDraft, Transform};
+use super::keying::{self, KeySource, KeyingDraft, Transform};
 use super::lifetime;
 use super::model::{
     DontFragment, Dscp, EcnMode, Encapsulation, EndpointSet, Fragmentation, InboundKeying,
@@ -19,7 +19,7 @@ use super::model::{
 use super::network;
 use super::selectors::{Claim, Kind};
 use crate::crypto::aead::SALT_LEN;
-use crate::ids::SaIndex;
+use crate::ipsec::traffic::Direction;
 use crate::wire::ipv4::LEAST_MTU as LEAST_MTU_V4;
 use crate::wire::ipv6::LEAST_MTU as LEAST_MTU_V6;
 use crate::wire::udp::PORT_NAT_T;
@@ -703,22 +703,15 @@ pub(super) fn finish(tunnels: Vec<TunnelDraft<'_>>) -> Option<Vec<Tunnel>> {
                 .collect(),
         })
     };
-    let mut tunnels: Vec<Tunnel> = tunnels.into_iter().map(complete).collect::<Option<_>>()?;
-    let sets = tunnels.iter_mut().flat_map(|tunnel| &mut tunnel.endpoints);
-    for (slot, set) in (0u32..).map(SaIndex).zip(sets) {
-        (set.slot, set.seals_by) = (slot, slot);
-    }
-    Some(tunnels)
+    tunnels.into_iter().map(complete).collect()
 }
 
-/// One set for each SA pair; slots are given to all together.
+/// One set for each SA pair.
 fn finish_set(set: EndpointDraft) -> Option<Vec<EndpointSet>> {
     let (local, remote) = (set.local?.value, set.remote?.value);
     let finish = |sa: SaDraft| {
         let (outbound, inbound) = (sa.outbound?, sa.inbound?);
         Some(EndpointSet {
-            slot: SaIndex(0),
-            seals_by: SaIndex(0),
             local,
             remote,
             encapsulation: set.encapsulation,

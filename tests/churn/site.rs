@@ -105,7 +105,7 @@ pub(crate) fn gateway(site: u8) -> (Control, Packets) {
     let policy = parse(&Source::new(Path::new("churn.toml"), &text), &secrets)
         .unwrap_or_else(|errors| panic!("{errors:#?}"));
     let macs = [1, 2].map(|port| MacAddr([2, 0, 0, 0, site, port]));
-    let mut plan = Plan::new(&policy, &Topology { macs: macs.into() }, &[]);
+    let mut plan = Plan::new(&policy, &Topology { macs: macs.into() });
     let (mut writer, mut readers) = domain(1);
     let (tables, sad) = (writer.slots(1), Sad::new(&writer, 1));
     for (slot, _, tunnel, set) in endpoint_sets(&policy) {

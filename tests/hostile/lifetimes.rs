@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use simplon::control::lifetimes::{Lifetimes, LimitKind, used};
-use simplon::control::state::Direction;
 use simplon::drop::DropReason;
+use simplon::ipsec::traffic::Direction;
 use simplon::policy::model::Side;
 
 use super::packets::{forwarded, framed, inner};

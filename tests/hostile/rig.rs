@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use simplon::buf::PacketBuf;
 use simplon::control::lifetimes;
-use simplon::control::state::Direction;
 use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::dpdk::{Burst, Mempool, Queues, RxQueue, TxQueue};
 use simplon::drop::{DropReason, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::sad::Sad;
+use simplon::ipsec::traffic::Direction;
 use simplon::policy::compile::{Topology, compile, endpoint_sets, inbound_sa, outbound_sa};
 use simplon::policy::model::{Encapsulation, Lifetime, MacAddr, Side};
 use simplon::policy::{Policy, Secrets, Source, parse, render};

@@ -203,7 +203,7 @@ fn tables_lead_where_the_peer_moved_however_often_they_are_compiled() {
     let topology = Topology {
         macs: vec![MacAddr([2; 6]); 2],
     };
-    let mut plan = Plan::new(&policy(), &topology, &[]);
+    let mut plan = Plan::new(&policy(), &topology);
     let leads_to = |plan: &mut Plan, slot| {
         let tables = plan.tables();
         let hop = tables.port(PortIndex(1)).map(|port| port.sa_hop(slot));

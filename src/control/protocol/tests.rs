@@ -172,8 +172,8 @@ fn subscriptions_are_those_asked_for_or_all() {
     };
     assert_eq!(subscribed(json!({})), Some(Kind::ALL.to_vec()));
     assert_eq!(
-        subscribed(json!({ "kinds": ["policy"] })),
-        Some(vec![Kind::Policy])
+        subscribed(json!({ "kinds": ["sa_lifetime"] })),
+        Some(vec![Kind::SaLifetime])
     );
     assert_eq!(subscribed(json!({ "kinds": ["weather"] })), None);
 }
@@ -209,7 +209,7 @@ fn nearly() -> impl Strategy<Value = Value> {
         Just(json!({})),
         Just(json!({"params": {}})),
         Just(json!({"params": []})),
-        Just(json!({"params": {"kinds": ["link", "policy"]}})),
+        Just(json!({"params": {"kinds": ["link", "sa_lifetime"]}})),
         Just(json!({"params": {"kinds": 3}})),
         Just(json!({"params": null})),
     ];

@@ -328,9 +328,12 @@ fn subscribers_get_their_answer_and_then_what_they_asked_for() {
         stream.write_all(ask.as_bytes()).expect("asked");
         let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
         assert_eq!(read(&mut reader).result, Some(json!({ "kinds": ["link"] })));
-        site.events.emit(Event::Policy {
-            what: crate::control::events::PolicyChange::Loaded,
-            generation: 2,
+        site.events.emit(Event::SaLifetime {
+            tunnel: "west-east".into(),
+            spi: "0x1001".into(),
+            direction: "inbound".into(),
+            limit: crate::control::lifetimes::LimitKind::Time,
+            hard: true,
         });
         site.events.emit(link("lan"));
         let mut line = String::new();

@@ -59,7 +59,7 @@ fn plan() -> Plan {
             sa_hops: Arc::default(),
             stale: Stale::All,
         }],
-        peers: peers.into_iter().map(Some).collect(),
+        peers,
         by_peer,
         moved: false,
         admin_prohibited: false,
