@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::policy::compile::{
     Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
 };
-use crate::policy::model::{MacAddr, RuleAction, Tunnel};
+use crate::policy::model::{EntryAction, MacAddr, RuleAction, Tunnel};
 use crate::policy::plan::Plan;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
@@ -82,11 +82,7 @@ pub fn assemble<'p>(
     let topology = Topology {
         macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     };
-    for rule in &policy.rules {
-        if rule.action == RuleAction::Bypass {
-            info!(bypass = rule.name, "passes in clear, as the policy says");
-        }
-    }
+    log_bypasses(&policy);
     let mut plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables())));
@@ -109,6 +105,18 @@ pub fn assemble<'p>(
         peers,
         workers,
         views,
+    }
+}
+
+/// Names everything that is let pass in clear, which an operator should not find out otherwise.
+fn log_bypasses(policy: &Policy) {
+    let rules = policy.rules.iter();
+    let rules = rules.filter(|rule| rule.action == RuleAction::Bypass);
+    let entries = policy.entries.iter();
+    let entries = entries.filter(|entry| entry.action == EntryAction::Bypass);
+    let names = rules.map(|rule| &rule.name);
+    for bypass in names.chain(entries.map(|entry| &entry.name)) {
+        info!(bypass, "passes in clear, as the policy says");
     }
 }
 
