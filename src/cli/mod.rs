@@ -150,6 +150,8 @@ enum What {
     Ports,
     /// Neighbours: their MAC addresses, and who said so
     Neighbours,
+    /// Policies: what is protected, bypassed and discarded, in the order in which it is asked
+    Policies,
     /// Tunnels: whether they are up, and what fits into them
     Tunnels,
     /// Security associations

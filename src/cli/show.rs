@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Failure, ShowArgs, What, client, print};
 use crate::control::lifetimes::LimitKind;
+use crate::control::policies::PoliciesReport;
 use crate::control::protocol::Method;
 use crate::control::report::{
     DropsReport, HostReport, LifetimeReport, NeighboursReport, PortsReport, SaReport,
@@ -54,6 +55,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
 
 fn method(what: What) -> Method {
     match what {
+        What::Policies => Method::ShowPolicies,
         What::Ports => Method::ShowPorts,
         What::Neighbours => Method::ShowNeighbours,
         What::Tunnels => Method::ShowTunnels,
@@ -65,6 +67,7 @@ fn method(what: What) -> Method {
 
 fn render(what: What, result: Value) -> Result<String, Failure> {
     Ok(match what {
+        What::Policies => policies(&read(result)?),
         What::Ports => ports(&read(result)?),
         What::Neighbours => neighbours(&read(result)?),
         What::Tunnels => tunnels(&read(result)?),
@@ -99,6 +102,30 @@ fn finish(table: &Table) -> String {
         .map(|line| line.trim_end().to_owned())
         .collect();
     lines.join("\n") + "\n"
+}
+
+fn policies(report: &PoliciesReport) -> String {
+    let head = [
+        "#", "name", "action", "tunnel", "local", "remote", "traffic",
+    ];
+    let mut table = table(&head, &[0]);
+    for (at, policy) in (1usize..).zip(&report.policies) {
+        let number = if policy.ordered {
+            at.to_string()
+        } else {
+            "-".to_owned()
+        };
+        table.add_row([
+            number,
+            policy.name.clone(),
+            policy.action.clone(),
+            policy.tunnel.clone().unwrap_or_else(|| "-".to_owned()),
+            policy.local.join(" "),
+            policy.remote.join(" "),
+            policy.traffic.join(", "),
+        ]);
+    }
+    finish(&table)
 }
 
 fn ports(report: &PortsReport) -> String {

@@ -6,6 +6,7 @@ pub mod events;
 pub mod leases;
 pub mod lifetimes;
 pub mod peers;
+pub mod policies;
 pub mod protocol;
 pub mod report;
 pub mod socket;

@@ -47,6 +47,8 @@ pub enum Method {
     ShowDrops,
     /// Neighbours, and whether their MAC addresses are known.
     ShowNeighbours,
+    /// Policies, in the order in which they are asked.
+    ShowPolicies,
     /// Ports, their link and their counters.
     ShowPorts,
     /// SAs.
@@ -64,6 +66,8 @@ pub enum Call {
     ShowDrops,
     /// [`super::report::NeighboursReport`].
     ShowNeighbours,
+    /// [`super::policies::PoliciesReport`].
+    ShowPolicies,
     /// [`super::report::PortsReport`].
     ShowPorts,
     /// [`super::report::SaReport`].
@@ -100,12 +104,13 @@ pub struct Subscribe {
 
 impl Method {
     /// Every method, by name.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ApiMethods,
         Self::ApiVersion,
         Self::EventsSubscribe,
         Self::ShowDrops,
         Self::ShowNeighbours,
+        Self::ShowPolicies,
         Self::ShowPorts,
         Self::ShowSa,
         Self::ShowTunnels,
@@ -120,6 +125,7 @@ impl Method {
             Self::EventsSubscribe => "events.subscribe",
             Self::ShowDrops => "show.drops",
             Self::ShowNeighbours => "show.neighbours",
+            Self::ShowPolicies => "show.policies",
             Self::ShowPorts => "show.ports",
             Self::ShowSa => "show.sa",
             Self::ShowTunnels => "show.tunnels",
@@ -151,6 +157,7 @@ impl Method {
             }
             Self::ShowDrops => params.none().map(|()| Call::ShowDrops),
             Self::ShowNeighbours => params.none().map(|()| Call::ShowNeighbours),
+            Self::ShowPolicies => params.none().map(|()| Call::ShowPolicies),
             Self::ShowPorts => params.none().map(|()| Call::ShowPorts),
             Self::ShowSa => params.none().map(|()| Call::ShowSa),
             Self::ShowTunnels => params.none().map(|()| Call::ShowTunnels),

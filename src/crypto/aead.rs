@@ -145,6 +145,15 @@ impl KeyMaterial {
         })
     }
 
+    /// Forgets the key, and remembers what names it. Noise takes its place: an SA made of it by mistake would have a key that
+    /// nobody knows, and not one that everybody does.
+    pub fn forget(&mut self) {
+        self.key.as_mut_slice().zeroize();
+        self.salt.zeroize();
+        let noise = getrandom::fill(&mut self.key);
+        debug_assert!(noise.is_ok(), "no random numbers");
+    }
+
     /// The cipher the key is for.
     pub fn cipher(&self) -> Cipher {
         self.cipher

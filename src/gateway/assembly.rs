@@ -32,6 +32,8 @@ pub struct Assembly<'p> {
     pub shared: Arc<Shared<'p>>,
     /// The right to replace and free it.
     pub writer: Writer,
+    /// What it was put together from, without the keys.
+    pub policy: Policy,
     /// The SAs' sequence numbers on disk; to be ticked while workers run, and finished after.
     pub leases: Leases,
     /// When the SAs end; to be checked while workers run.
@@ -58,9 +60,10 @@ pub struct WorkerView {
     pub counters: Arc<WorkerCounters>,
 }
 
-/// Puts a gateway together; what workers make themselves of packets takes its buffers from `pool`. The keys move from the policy into the SAs; the policy's copies are zeroised.
+/// Puts a gateway together; what workers make themselves of packets takes its buffers from `pool`. SAs get the
+/// keys; the policy forgets them.
 pub fn assemble<'p>(
-    policy: Policy,
+    mut policy: Policy,
     mut leases: Leases,
     ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
@@ -79,6 +82,7 @@ pub fn assemble<'p>(
     let mut lifetimes = Lifetimes::default();
     let clocks = (&mut leases, &mut lifetimes);
     let rows = install_sas(&policy, &shared.sad, &mut writer, clocks);
+    policy.forget_keys();
     let topology = Topology {
         macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     };
@@ -89,7 +93,6 @@ pub fn assemble<'p>(
     let shares = ports::shares(&policy, ports, started);
     let peers = Peers::new(&policy, Instant::now());
     let cores = policy.gateway.workers.clone();
-    drop(policy);
     leases.tick(&shared.sad, &writer);
     let (workers, views) = {
         let remake = || Remake::new(pool, tsc_hz);
@@ -98,6 +101,7 @@ pub fn assemble<'p>(
     Assembly {
         shared,
         writer,
+        policy,
         leases,
         lifetimes,
         rows,

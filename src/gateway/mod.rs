@@ -100,6 +100,8 @@ pub enum GatewayError {
 struct Control<'p, 'r> {
     shared: Arc<Shared<'p>>,
     writer: Writer,
+    /// Without its keys.
+    policy: Policy,
     leases: Leases,
     lifetimes: Lifetimes,
     rows: Vec<SaRow>,
@@ -212,6 +214,7 @@ fn run_on<'p>(
     let Assembly {
         shared,
         writer,
+        policy,
         leases,
         lifetimes,
         rows,
@@ -229,6 +232,7 @@ fn run_on<'p>(
         path_reports: host.path_reports(),
         shared,
         writer,
+        policy,
         leases,
         lifetimes,
         rows,

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, neighbours, tunnels};
 use crate::control::events::Event;
+use crate::control::policies::PoliciesReport;
 use crate::control::protocol::{ApiError, Call, INTERNAL_ERROR};
 use crate::control::report::{
     self, DropsReport, HostReport, PortReport, PortsReport, RssReport, WorkerReport, WorkersReport,
@@ -133,6 +134,7 @@ fn answer(control: &Control<'_, '_>, call: &Call) -> Result<Value, ApiError> {
             let ports: Vec<_> = control.ports.iter().map(|port| port.name.clone()).collect();
             serde_json::to_value(neighbours::report(control.hops.stations(), &ports))
         }
+        Call::ShowPolicies => serde_json::to_value(PoliciesReport::new(&control.policy)),
         Call::ShowPorts => serde_json::to_value(ports_report(control)),
         Call::ShowSa => {
             let sas = (sad, &control.writer);

@@ -28,15 +28,10 @@ pub struct Topology {
 pub fn endpoint_sets(
     policy: &Policy,
 ) -> impl Iterator<Item = (SaIndex, TunnelIndex, &Tunnel, &EndpointSet)> {
-    let sets = (0u32..).zip(&policy.tunnels).flat_map(|(at, tunnel)| {
-        tunnel
-            .endpoints
-            .iter()
-            .map(move |set| (TunnelIndex(at), tunnel, set))
-    });
-    (0u32..)
-        .zip(sets)
-        .map(|(slot, (at, tunnel, set))| (SaIndex(slot), at, tunnel, set))
+    (0u32..).zip(&policy.tunnels).flat_map(|(at, tunnel)| {
+        let sets = tunnel.endpoints.iter();
+        sets.map(move |set| (set.slot, TunnelIndex(at), tunnel, set))
+    })
 }
 
 /// What the SA that seals for `set` is made of.
@@ -101,31 +96,20 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
 pub(super) fn compile_spd(policy: &Policy) -> Spd {
     let mut builder = SpdBuilder::default();
     builder.set_tunnels(endpoint_sets(policy).map(|(_, tunnel, ..)| tunnel));
-    let firsts: Vec<u32> = policy
-        .tunnels
-        .iter()
-        .scan(0u32, |next, tunnel| {
-            let sets = u32::try_from(tunnel.endpoints.len()).unwrap_or(0);
-            Some(std::mem::replace(next, next.saturating_add(sets)))
-        })
-        .collect();
     for (order, entry) in (0u32..).zip(&policy.entries) {
         // That there is room was seen when the file was checked.
         let _ = add_entry(&mut builder, order, entry, |is_v4| match entry.action {
             EntryAction::Bypass => SpdAction::Bypass,
             EntryAction::Discard => SpdAction::Discard,
             EntryAction::Protect(tunnel) => {
-                let at = tunnel.index();
-                let found = policy.tunnels.get(at).zip(firsts.get(at));
-                found.map_or(SpdAction::Discard, |(tunnel, first)| {
-                    protect(tunnel, is_v4, *first)
-                })
+                let found = policy.tunnels.get(tunnel.index());
+                found.map_or(SpdAction::Discard, |tunnel| protect(tunnel, is_v4))
             }
         });
     }
-    for (tunnel, first) in policy.tunnels.iter().zip(firsts) {
+    for tunnel in &policy.tunnels {
         for local in &tunnel.local_networks {
-            let action = protect(tunnel, local.addr().is_ipv4(), first);
+            let action = protect(tunnel, local.addr().is_ipv4());
             for remote in &tunnel.remote_networks {
                 builder.add(local, remote, action);
             }
@@ -164,8 +148,8 @@ pub(super) fn add_entry(
     Ok(())
 }
 
-/// What seals packets of one family in `tunnel`, whose slots begin at `first`.
-fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
+/// What seals packets of one family in `tunnel`.
+fn protect(tunnel: &Tunnel, is_v4: bool) -> SpdAction {
     let sets = &tunnel.endpoints;
     let at = sets.iter().position(|set| set.local.is_ipv4() == is_v4);
     let at = at.unwrap_or(0);
@@ -175,7 +159,7 @@ fn protect(tunnel: &Tunnel, is_v4: bool, first: u32) -> SpdAction {
     let of_one_set = sets[at..]
         .iter()
         .take_while(|other| other.local == set.local);
-    let slot = SaIndex(first.saturating_add(u32::try_from(at).unwrap_or(0)));
+    let slot = set.slot;
     match u8::try_from(of_one_set.count()) {
         Ok(count @ 2..) => SpdAction::Spread(SaGroup::new(slot, count, set.spread_udp_ports)),
         _ => SpdAction::Protect(slot),

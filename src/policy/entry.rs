@@ -65,6 +65,12 @@ const PROTOCOLS: [(&str, u8); 14] = [
     ("udp-lite", protocol::UDP_LITE),
 ];
 
+/// The name of an IP protocol, as policies have it; its number where it has none.
+pub fn protocol_name(protocol: u8) -> String {
+    let named = PROTOCOLS.iter().find(|(_, number)| *number == protocol);
+    named.map_or_else(|| protocol.to_string(), |(name, _)| (*name).to_owned())
+}
+
 /// One ordered policy as far as it could be read.
 pub(super) struct EntryDraft<'a> {
     span: Span,

@@ -38,6 +38,7 @@ mod trie;
 mod tunnel;
 
 pub use diagnostic::{PolicyError, Related, Source, render};
+pub use entry::protocol_name;
 pub use load::{LoadError, control_socket, load};
 pub use model::Policy;
 pub use parse::parse;

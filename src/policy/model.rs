@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::crypto::aead::KeyMaterial;
-use crate::ids::{PortIndex, Spi, TunnelIndex};
+use crate::ids::{PortIndex, SaIndex, Spi, TunnelIndex};
 pub use crate::ipsec::outer::{
     DontFragment, Dscp, EcnMode, Encapsulation, Fragmentation, OuterHeader, SizeRules,
 };
@@ -33,6 +33,17 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Ordered policies, asked before all of those: the first that holds a packet decides.
     pub entries: Vec<SpdEntry>,
+}
+
+impl Policy {
+    /// Forgets every key, once SAs have been made of them; what names the keys stays.
+    pub fn forget_keys(&mut self) {
+        let tunnels = self.tunnels.iter_mut();
+        for set in tunnels.flat_map(|tunnel| &mut tunnel.endpoints) {
+            set.outbound.key.forget();
+            set.inbound.key.forget();
+        }
+    }
 }
 
 /// Settings of the whole gateway.
@@ -298,6 +309,9 @@ impl SpdEntry {
 
 /// The two tunnel endpoints in one address family, and an SA pair between them.
 pub struct EndpointSet {
+    /// The slot of its SA pair, the same in both directions; those of a split tunnel are next to each other. In a file that was
+    /// just read, its place among all.
+    pub slot: SaIndex,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address, same family.

@@ -19,6 +19,7 @@ use super::model::{
 use super::network;
 use super::selectors::{Claim, Kind};
 use crate::crypto::aead::SALT_LEN;
+use crate::ids::SaIndex;
 use crate::ipsec::traffic::Direction;
 use crate::wire::ipv4::LEAST_MTU as LEAST_MTU_V4;
 use crate::wire::ipv6::LEAST_MTU as LEAST_MTU_V6;
@@ -703,15 +704,21 @@ pub(super) fn finish(tunnels: Vec<TunnelDraft<'_>>) -> Option<Vec<Tunnel>> {
                 .collect(),
         })
     };
-    tunnels.into_iter().map(complete).collect()
+    let mut tunnels: Vec<Tunnel> = tunnels.into_iter().map(complete).collect::<Option<_>>()?;
+    let sets = tunnels.iter_mut().flat_map(|tunnel| &mut tunnel.endpoints);
+    for (slot, set) in (0u32..).map(SaIndex).zip(sets) {
+        set.slot = slot;
+    }
+    Some(tunnels)
 }
 
-/// One set for each SA pair.
+/// One set for each SA pair; slots are given to all together.
 fn finish_set(set: EndpointDraft) -> Option<Vec<EndpointSet>> {
     let (local, remote) = (set.local?.value, set.remote?.value);
     let finish = |sa: SaDraft| {
         let (outbound, inbound) = (sa.outbound?, sa.inbound?);
         Some(EndpointSet {
+            slot: SaIndex(0),
             local,
             remote,
             encapsulation: set.encapsulation,

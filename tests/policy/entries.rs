@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use proptest::prelude::*;
+use simplon::control::policies::PoliciesReport;
 use simplon::ids::TunnelIndex;
 use simplon::ipsec::spd::SpdAction;
 use simplon::ipsec::traffic::{AnyTraffic, OPAQUE, Traffic};
@@ -374,4 +375,22 @@ proptest! {
             prop_assert_eq!(done, walk(&policy, &traffic), "{:?}\n{}", traffic, entries);
         }
     }
+}
+
+#[test]
+fn policies_are_shown_in_the_order_in_which_they_are_asked() {
+    let site = Site::new();
+    let ordered = "action = \"protect\"\ntunnel = \"first\"\nlocal = \"10.1.0.5-10.1.0.9\"\nremote = \"10.2.0.0/16\"\n\
+                   protocol = [\"tcp\", \"udp\"]\nremote_ports = 53";
+    let text = BASE.to_owned() + &entry(ordered);
+    let Ok(policy) = site.parse(&text) else {
+        panic!("{}", site.render(&site.errors(&text), &text));
+    };
+    let shown = PoliciesReport::new(&policy).policies;
+    let first = shown.first().unwrap();
+    assert!(first.ordered && first.tunnel.as_deref() == Some("first"));
+    assert_eq!(first.local, ["10.1.0.5-10.1.0.9"]);
+    assert_eq!(first.traffic, ["tcp remote 53", "udp remote 53"]);
+    let names: Vec<_> = shown.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!(names, ["only", "first", "second"]);
 }
