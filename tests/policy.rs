@@ -27,6 +27,8 @@ mod rules;
 mod secrets;
 #[path = "policy/split.rs"]
 mod split;
+#[path = "policy/standing.rs"]
+mod standing;
 
 /// Keys of tests begin like this, in files and in the environment; no output may contain it.
 const KEY_START: &str = "5ec0de";

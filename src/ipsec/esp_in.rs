@@ -519,6 +519,10 @@ pub fn spd_check_inbound_burst<B: PacketBuf>(
         check_by_rules(packets, metas, spd, flows);
         return;
     }
+    if spd.has_widened() {
+        check_widened(packets, metas, sas, spd);
+        return;
+    }
     for ((packet, meta), sa) in packets.iter().zip(metas.iter_mut()).zip(sas.iter()) {
         if !meta.is_live() {
             continue;
@@ -546,6 +550,30 @@ fn check_by_rules<B: PacketBuf>(
         }
         let slot = meta.sa;
         if !slot.is_some_and(|slot| spd.admits(flows, packet.data(), meta.kind, slot)) {
+            meta.kill(DropReason::SelectorMismatch);
+        }
+    }
+}
+
+/// As [`spd_check_inbound_burst`], where some tunnels have other networks than their SAs know of.
+#[inline(never)]
+fn check_widened<B: PacketBuf>(
+    packets: &[B],
+    metas: &mut [PacketMeta],
+    sas: &BurstSas<'_, InboundSa>,
+    spd: &Spd,
+) {
+    for ((packet, meta), sa) in packets.iter().zip(metas.iter_mut()).zip(sas.iter()) {
+        if !meta.is_live() {
+            continue;
+        }
+        let fits = match (sa, meta.sa, address_pair(packet.data(), meta)) {
+            (Some(sa), Some(slot), Some(addresses)) => spd
+                .admits_widened(addresses, slot)
+                .unwrap_or_else(|| sa.admits(addresses)),
+            _ => false,
+        };
+        if !fits {
             meta.kill(DropReason::SelectorMismatch);
         }
     }

@@ -49,7 +49,18 @@ pub struct Spd {
     v4: Box<[Tuple<u32>]>,
     v6: Box<[Tuple<u128>]>,
     has_bypass: bool,
+    /// By slot; nothing where neither rules nor widened SAs are there.
+    owners: Box<[Owner]>,
+    has_widened: bool,
     ordered: Option<Box<Ordered>>,
+}
+
+/// Whose the SAs in a slot are.
+#[derive(Clone, Copy, Default)]
+struct Owner {
+    tunnel: Option<TunnelIndex>,
+    /// What it carries is no longer what the SA itself knows.
+    is_widened: bool,
 }
 
 /// The ordered rules.
@@ -58,8 +69,6 @@ struct Ordered {
     number: u32,
     v4: Rules<u32>,
     v6: Rules<u128>,
-    /// By slot: whose SA it is.
-    tunnels: Box<[TunnelIndex]>,
 }
 
 /// Source and destination prefix, of lengths that are known from elsewhere, to what is done.
@@ -81,7 +90,8 @@ pub struct SpdBuilder {
     has_rules: bool,
     rules_v4: RulesBuilder<u32>,
     rules_v6: RulesBuilder<u128>,
-    tunnels: Vec<TunnelIndex>,
+    owners: Vec<Owner>,
+    has_widened: bool,
 }
 
 #[derive(Default)]
@@ -172,9 +182,27 @@ impl SpdBuilder {
         self.rules_v6.add(order, what, action)
     }
 
-    /// Says whose SAs the slots are, all of them in order: of what is opened, rules are asked whether its tunnel may carry it.
-    pub fn set_tunnels(&mut self, tunnels: impl IntoIterator<Item = TunnelIndex>) {
-        self.tunnels = tunnels.into_iter().collect();
+    /// Says whose the SAs in a slot are: of what is opened, rules are asked whether its tunnel may carry it.
+    pub fn set_tunnel(&mut self, slot: SaIndex, tunnel: TunnelIndex) {
+        if let Some(owner) = self.owner(slot) {
+            owner.tunnel = Some(tunnel);
+        }
+    }
+
+    /// Says that the tunnel of the SAs in a slot has other networks than they know of: the prefixes are asked what they may carry.
+    pub fn set_widened(&mut self, slot: SaIndex) {
+        if let Some(owner) = self.owner(slot) {
+            owner.is_widened = true;
+        }
+        self.has_widened = true;
+    }
+
+    fn owner(&mut self, slot: SaIndex) -> Option<&mut Owner> {
+        let at = slot.index();
+        if self.owners.len() <= at {
+            self.owners.resize(at.saturating_add(1), Owner::default());
+        }
+        self.owners.get_mut(at)
     }
 
     /// What was added, for workers to look up.
@@ -183,12 +211,17 @@ impl SpdBuilder {
             number: new_number(),
             v4: self.rules_v4.build(),
             v6: self.rules_v6.build(),
-            tunnels: self.tunnels.into(),
         });
+        let is_asked = self.has_rules || self.has_widened;
         Spd {
             v4: self.v4.build(),
             v6: self.v6.build(),
             has_bypass: self.has_bypass,
+            owners: match is_asked {
+                true => self.owners.into(),
+                false => Box::default(),
+            },
+            has_widened: self.has_widened,
             ordered: ordered.map(Box::new),
         }
     }
@@ -290,18 +323,33 @@ impl Spd {
     /// Whether the tunnel of the SA in `slot` may carry the opened packet `data`, by the ordered rules: what they say of such
     /// packets the other way is that it does (RFC 4301 section 5.2).
     pub fn admits(&self, flows: &FlowCache, data: &[u8], kind: PacketKind, slot: SaIndex) -> bool {
-        let tunnel_of = |slot: SaIndex| {
-            let ordered = self.ordered.as_ref()?;
-            ordered.tunnels.get(slot.index())
-        };
-        let decided = match self.decide(flows, data, kind, Direction::Inbound) {
+        self.is_tunnel_of(self.decide(flows, data, kind, Direction::Inbound), slot)
+    }
+
+    /// Whether there are SAs whose tunnel has other networks than they know of.
+    #[inline]
+    pub fn has_widened(&self) -> bool {
+        self.has_widened
+    }
+
+    /// Whether an SA that is one of those may carry an opened packet with these addresses, by the prefixes; `None` where it is
+    /// none of them, and to be asked itself.
+    pub fn admits_widened(&self, addresses: AddressPair, slot: SaIndex) -> Option<bool> {
+        let owner = self.owners.get(slot.index())?;
+        let decided = || self.is_tunnel_of(self.lookup_inbound(addresses), slot);
+        owner.is_widened.then(decided)
+    }
+
+    /// Whether `action` is to seal with an SA of the tunnel whose SA is in `slot`.
+    fn is_tunnel_of(&self, action: SpdAction, slot: SaIndex) -> bool {
+        let tunnel_of = |slot: SaIndex| self.owners.get(slot.index())?.tunnel;
+        let decided = match action {
             SpdAction::Protect(decided) => Some(decided),
             SpdAction::Spread(group) => Some(group.first()),
             SpdAction::Bypass | SpdAction::Discard | SpdAction::NoPolicy => None,
         };
-        decided.is_some_and(|decided| {
-            tunnel_of(decided).is_some() && tunnel_of(decided) == tunnel_of(slot)
-        })
+        let tunnel = decided.and_then(tunnel_of);
+        tunnel.is_some() && tunnel == tunnel_of(slot)
     }
 
     #[inline(never)]

@@ -1,6 +1,8 @@
 //! Policy to tables and SAs. All allocation for the packet path happens here, on the control thread.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -9,12 +11,14 @@ use crate::ipsec::flow_hash::SaGroup;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::rules::TooManyWays;
 use crate::ipsec::sa::{InboundParams, InboundSa, OutboundParams, OutboundSa, SaParams};
+use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::selector::{PrefixSet, Selectors};
 use crate::ipsec::spd::{Spd, SpdAction, SpdBuilder};
 use crate::policy::model::{
     EndpointSet, EntryAction, MacAddr, Policy, RuleAction, Side, SpdEntry, Tunnel,
 };
 use crate::policy::plan::Plan;
+use crate::policy::standing::Beside;
 use crate::policy::tables::{LocalAddresses, Tables};
 
 /// What compilation has to know of the machine.
@@ -91,11 +95,108 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
     Plan::new(policy, topology).tables()
 }
 
+/// What a policy comes to, with nothing of the kernel's in it. Making it is most of the work of coming to another policy, and
+/// needs nothing of a running gateway.
+pub struct Compiled {
+    pub(super) spd: Arc<Spd>,
+    pub(super) spis: Arc<SpiIndex>,
+    /// By `PortIndex`.
+    pub(super) ports: Vec<PortPolicy>,
+    /// By `SaIndex`: the peer's outer address.
+    pub(super) peers: Vec<Option<IpAddr>>,
+    /// The same the other way round.
+    pub(super) by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
+    pub(super) admin_prohibited: bool,
+}
+
+/// What a policy says of one port.
+pub(super) struct PortPolicy {
+    pub(super) local: Arc<LocalAddresses>,
+    pub(super) neighbours: BTreeMap<IpAddr, [u8; 6]>,
+    pub(super) routes: BTreeMap<IpNet, Wanted>,
+}
+
+/// Where a prefix is to lead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    OnLink,
+    /// To these routers, each with its weight, and none twice.
+    Via(Vec<(IpAddr, u16)>),
+}
+
+impl Compiled {
+    /// Compiles `policy` with what is `beside` it.
+    pub fn new(policy: &Policy, beside: &Beside, topology: &Topology) -> Self {
+        let sets = endpoint_sets(policy).map(|(slot, .., set)| (slot, set.remote));
+        let mut peers = Vec::new();
+        let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
+        for (slot, peer) in sets.chain(beside.leaving.iter().map(|sa| (sa.slot, sa.remote))) {
+            if peers.len() <= slot.index() {
+                peers.resize(slot.index() + 1, None);
+            }
+            peers[slot.index()] = Some(peer);
+            by_peer.entry(peer).or_default().push(slot);
+        }
+        let spis = endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot));
+        let spis = spis.chain(beside.replaced().map(|sa| (sa.spi, sa.slot)));
+        let ports = (0u16..).map(PortIndex).take(policy.ports.len());
+        Self {
+            spd: Arc::new(compile_spd(policy, beside)),
+            spis: Arc::new(SpiIndex::new(spis)),
+            ports: ports
+                .map(|index| PortPolicy::new(policy, beside, topology, index))
+                .collect(),
+            peers,
+            by_peer,
+            admin_prohibited: policy.gateway.admin_prohibited,
+        }
+    }
+}
+
+impl PortPolicy {
+    fn new(policy: &Policy, beside: &Beside, topology: &Topology, index: PortIndex) -> Self {
+        let mut own = Self {
+            local: Arc::new(local_addresses(policy, beside, topology, index)),
+            neighbours: BTreeMap::new(),
+            routes: BTreeMap::new(),
+        };
+        for hop in policy.neighbours.iter().filter(|hop| hop.port == index) {
+            own.neighbours.insert(hop.address, hop.mac.0);
+            // A neighbour is on the link, whether or not the port's subnets hold it.
+            let via = Wanted::Via(vec![(hop.address, 1)]);
+            own.routes.insert(hop.address.into(), via);
+        }
+        for address in &policy.ports[index.index()].addresses {
+            let subnet = own.routes.entry(address.trunc());
+            subnet.or_insert(Wanted::OnLink);
+        }
+        let mut of_policy: BTreeMap<IpNet, Vec<(IpAddr, u16)>> = BTreeMap::new();
+        for route in policy.routes.iter().filter(|route| route.port == index) {
+            of_policy.entry(route.to).or_default().push((route.via, 1));
+        }
+        for (to, routers) in of_policy {
+            own.routes.entry(to).or_insert(Wanted::Via(routers));
+        }
+        own
+    }
+}
+
 /// Every selector of every tunnel, to the SAs that carry its family: of two endpoint sets the one whose outer family is
 /// the inner one, of one that one. Those of the policies that need no SA. And before all of them the ordered ones.
-pub(super) fn compile_spd(policy: &Policy) -> Spd {
+fn compile_spd(policy: &Policy, beside: &Beside) -> Spd {
     let mut builder = SpdBuilder::default();
-    builder.set_tunnels(endpoint_sets(policy).map(|(_, tunnel, ..)| tunnel));
+    for (slot, tunnel, ..) in endpoint_sets(policy) {
+        builder.set_tunnel(slot, tunnel);
+    }
+    for sa in &beside.leaving {
+        if let Some(tunnel) = sa.tunnel {
+            builder.set_tunnel(sa.slot, tunnel);
+        }
+    }
+    for slot in &beside.widened {
+        builder.set_widened(*slot);
+    }
+    let protect = |tunnel: &Tunnel, is_v4| protect(tunnel, is_v4, beside);
     for (order, entry) in (0u32..).zip(&policy.entries) {
         // That there is room was seen when the file was checked.
         let _ = add_entry(&mut builder, order, entry, |is_v4| match entry.action {
@@ -149,7 +250,7 @@ pub(super) fn add_entry(
 }
 
 /// What seals packets of one family in `tunnel`.
-fn protect(tunnel: &Tunnel, is_v4: bool) -> SpdAction {
+fn protect(tunnel: &Tunnel, is_v4: bool, beside: &Beside) -> SpdAction {
     let sets = &tunnel.endpoints;
     let at = sets.iter().position(|set| set.local.is_ipv4() == is_v4);
     let at = at.unwrap_or(0);
@@ -159,15 +260,16 @@ fn protect(tunnel: &Tunnel, is_v4: bool) -> SpdAction {
     let of_one_set = sets[at..]
         .iter()
         .take_while(|other| other.local == set.local);
-    let slot = set.slot;
+    let slot = beside.seals_by(set.slot);
     match u8::try_from(of_one_set.count()) {
         Ok(count @ 2..) => SpdAction::Spread(SaGroup::new(slot, count, set.spread_udp_ports)),
         _ => SpdAction::Protect(slot),
     }
 }
 
-pub(super) fn local_addresses(
+fn local_addresses(
     policy: &Policy,
+    beside: &Beside,
     topology: &Topology,
     index: PortIndex,
 ) -> LocalAddresses {
@@ -186,11 +288,14 @@ pub(super) fn local_addresses(
         local.v6.insert(own.to_bits());
     }
     if port.side == Side::Unprotected {
-        for (.., set) in endpoint_sets(policy) {
-            local.tunnel_ends.insert(set.local);
-            if let Encapsulation::Udp { local_port, .. } = set.encapsulation {
-                local.nat_t.insert((set.local, local_port));
-                local.nat_t_addresses.insert(set.local);
+        let sets = endpoint_sets(policy).map(|(.., set)| (set.local, set.encapsulation));
+        let replaced = beside.replaced();
+        let replaced = replaced.map(|sa| (sa.local, sa.encapsulation));
+        for (own, encapsulation) in sets.chain(replaced) {
+            local.tunnel_ends.insert(own);
+            if let Encapsulation::Udp { local_port, .. } = encapsulation {
+                local.nat_t.insert((own, local_port));
+                local.nat_t_addresses.insert(own);
             }
         }
     }

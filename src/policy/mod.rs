@@ -33,6 +33,7 @@ pub mod routes;
 mod rule;
 mod secret;
 mod selectors;
+pub mod standing;
 pub mod tables;
 mod trie;
 mod tunnel;

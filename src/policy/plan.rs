@@ -13,10 +13,11 @@ use crate::ids::{NextHopIndex, PortIndex, SaIndex};
 use crate::ipsec::flow_hash::mix;
 use crate::ipsec::sad::SpiIndex;
 use crate::ipsec::spd::Spd;
-use crate::policy::compile::{Topology, compile_spd, endpoint_sets, local_addresses};
-use crate::policy::model::{Policy, Side};
+use crate::policy::compile::{Compiled, Topology, Wanted};
+use crate::policy::model::{Policy, Port, Side};
 use crate::policy::next_hops::{Member, NextHops};
 use crate::policy::routes::{Fib, RouteTarget};
+use crate::policy::standing::Beside;
 use crate::policy::tables::{LocalAddresses, PortTable, Tables};
 
 /// What the kernel knows behind one port.
@@ -78,9 +79,11 @@ pub struct Plan {
     ports: Vec<PortPlan>,
     hops: NextHops,
     /// By `SaIndex`: the peer's outer address, where it is now.
-    peers: Vec<IpAddr>,
+    peers: Vec<Option<IpAddr>>,
     /// The same the other way round.
     by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
+    /// Where peers are that are not where the policy says.
+    moved_to: BTreeMap<SaIndex, IpAddr>,
     /// Peers have been looked up since this was asked for.
     moved: bool,
     admin_prohibited: bool,
@@ -101,14 +104,6 @@ struct PortPlan {
     stale: Stale,
 }
 
-/// Where a prefix is to lead.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Wanted {
-    OnLink,
-    /// To these routers, each with its weight, and none twice.
-    Via(Vec<(IpAddr, u16)>),
-}
-
 #[derive(PartialEq, Eq, Debug)]
 enum Stale {
     Some(BTreeSet<IpAddr>),
@@ -121,54 +116,73 @@ impl Plan {
         let mac_of =
             |index: PortIndex| topology.macs.get(index.index()).map_or([0; 6], |mac| mac.0);
         let indices = || (0u16..).map(PortIndex).zip(&policy.ports);
-        let peers: Vec<IpAddr> = endpoint_sets(policy).map(|(.., set)| set.remote).collect();
-        let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
-        for (slot, peer) in (0u32..).zip(&peers) {
-            by_peer.entry(*peer).or_default().push(SaIndex(slot));
-        }
+        let port = |(index, port): (PortIndex, &Port)| PortPlan {
+            index,
+            side: port.side,
+            mac: mac_of(index),
+            local: Arc::default(),
+            neighbours: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            fib: Fib::new(),
+            sa_hops: Arc::default(),
+            stale: Stale::All,
+        };
         let mut plan = Self {
-            spd: Arc::new(compile_spd(policy)),
-            spis: Arc::new(SpiIndex::new(
-                endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot)),
-            )),
+            spd: Arc::default(),
+            spis: Arc::default(),
             hops: NextHops::new(
                 indices()
                     .map(|(index, port)| (mac_of(index), port.mtu))
                     .collect(),
             ),
-            ports: Vec::new(),
-            peers,
-            by_peer,
+            ports: indices().map(port).collect(),
+            peers: Vec::new(),
+            by_peer: BTreeMap::new(),
+            moved_to: BTreeMap::new(),
             moved: false,
-            admin_prohibited: policy.gateway.admin_prohibited,
+            admin_prohibited: false,
         };
-        for (index, port) in indices() {
-            let mut own = PortPlan {
-                index,
-                side: port.side,
-                mac: mac_of(index),
-                local: Arc::new(local_addresses(policy, topology, index)),
-                neighbours: BTreeMap::new(),
-                routes: BTreeMap::new(),
-                fib: Fib::new(),
-                sa_hops: Arc::default(),
-                stale: Stale::All,
-            };
-            own.read_policy(policy);
-            plan.ports.push(own);
+        plan.adopt(Compiled::new(policy, &Beside::default(), topology), &[]);
+        plan
+    }
+
+    /// Goes by another policy for the same ports from now on. What was `learned`, by port, stays, and so do peers that have moved.
+    pub fn adopt(&mut self, compiled: Compiled, learned: &[Learned]) {
+        self.spd = compiled.spd;
+        self.spis = compiled.spis;
+        self.admin_prohibited = compiled.admin_prohibited;
+        let before = std::mem::replace(&mut self.peers, compiled.peers);
+        self.by_peer = compiled.by_peer;
+        let peers = &self.peers;
+        self.moved_to
+            .retain(|slot, _| peers.get(slot.index()).is_some_and(Option::is_some));
+        for (slot, address) in self.moved_to.clone() {
+            self.move_peer(slot, address);
         }
+        let before = before.iter().chain(std::iter::repeat(&None));
+        let others = self
+            .peers
+            .iter()
+            .zip(before)
+            .filter(|(new, old)| new != old);
+        let others: Vec<IpAddr> = others.filter_map(|(new, _)| *new).collect();
         let nothing = Learned::default();
-        for at in 0..plan.ports.len() {
-            let own = &plan.ports[at];
-            let stations = own.neighbours.keys().copied().map(Change::Station);
-            let routes = own.routes.keys().copied().map(Change::Route);
-            let changes: Vec<_> = stations.chain(routes).collect();
-            let index = own.index;
-            for change in changes {
-                plan.learn(index, &nothing, change);
+        for (own, policy) in self.ports.iter_mut().zip(compiled.ports) {
+            if let Stale::Some(peers) = &mut own.stale {
+                peers.extend(others.iter().copied());
+            }
+            own.local = policy.local;
+            let stations = differing(&own.neighbours, &policy.neighbours);
+            let routes = differing(&own.routes, &policy.routes);
+            (own.neighbours, own.routes) = (policy.neighbours, policy.routes);
+            let learned = learned.get(own.index.index()).unwrap_or(&nothing);
+            for address in stations {
+                own.set_station(address, learned, &mut self.hops);
+            }
+            for to in routes {
+                own.set_route(&to, learned, &mut self.hops, &self.by_peer);
             }
         }
-        plan
     }
 
     /// Takes in one thing that is not as it was in what was `learned` behind `port`. What the policy says wins.
@@ -188,7 +202,7 @@ impl Plan {
     pub fn tables(&mut self) -> Tables {
         let published = self.hops.publish();
         let ports = self.ports.iter_mut().map(|port| {
-            self.moved |= port.look_up_peers(&self.hops, &self.peers, &self.by_peer);
+            self.moved |= port.look_up_peers(&self.hops, self.peers.len(), &self.by_peer);
             PortTable {
                 side: port.side,
                 mac: port.mac,
@@ -209,10 +223,11 @@ impl Plan {
 
     /// Notes that the peer of the SA in `slot` is at `address` now. Tables that are compiled from then on lead there.
     pub fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
-        let Some(peer) = self.peers.get_mut(slot.index()) else {
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::as_mut) else {
             return;
         };
         let before = std::mem::replace(peer, address);
+        self.moved_to.insert(slot, address);
         if let Some(slots) = self.by_peer.get_mut(&before) {
             slots.retain(|other| *other != slot);
             if slots.is_empty() {
@@ -234,7 +249,7 @@ impl Plan {
 
     /// The outer address of the peer of the SAs in `slot`.
     pub fn peer(&self, slot: SaIndex) -> Option<IpAddr> {
-        self.peers.get(slot.index()).copied()
+        self.peers.get(slot.index()).copied().flatten()
     }
 
     /// The neighbours that the policy names on a port, by address.
@@ -282,34 +297,6 @@ impl Plan {
 }
 
 impl PortPlan {
-    fn read_policy(&mut self, policy: &Policy) {
-        for hop in policy
-            .neighbours
-            .iter()
-            .filter(|hop| hop.port == self.index)
-        {
-            self.neighbours.insert(hop.address, hop.mac.0);
-            // A neighbour is on the link, whether or not the port's subnets hold it.
-            let via = Wanted::Via(vec![(hop.address, 1)]);
-            self.routes.insert(hop.address.into(), via);
-        }
-        for address in &policy.ports[self.index.index()].addresses {
-            let own = self.routes.entry(address.trunc());
-            own.or_insert(Wanted::OnLink);
-        }
-        let mut of_policy: BTreeMap<IpNet, Vec<(IpAddr, u16)>> = BTreeMap::new();
-        for route in policy
-            .routes
-            .iter()
-            .filter(|route| route.port == self.index)
-        {
-            of_policy.entry(route.to).or_default().push((route.via, 1));
-        }
-        for (to, routers) in of_policy {
-            self.routes.entry(to).or_insert(Wanted::Via(routers));
-        }
-    }
-
     fn is_unprotected(&self) -> bool {
         self.side == Side::Unprotected
     }
@@ -379,7 +366,7 @@ impl PortPlan {
     fn look_up_peers(
         &mut self,
         hops: &NextHops,
-        peers: &[IpAddr],
+        slots: usize,
         by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
     ) -> bool {
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
@@ -387,7 +374,7 @@ impl PortPlan {
             return false;
         }
         let mut found = self.sa_hops.to_vec();
-        found.resize(peers.len(), Err(DropReason::NoRoute));
+        found.resize(slots, Err(DropReason::NoRoute));
         let stale = by_peer.iter().filter(|(peer, _)| match &stale {
             Stale::All => true,
             Stale::Some(some) => some.contains(peer),
@@ -431,6 +418,14 @@ impl PortPlan {
             }
         }
     }
+}
+
+/// What one of them has and the other not, or otherwise.
+fn differing<K: Ord + Copy, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> Vec<K> {
+    let not_in = |map: &BTreeMap<K, V>, (key, value): (&K, &V)| map.get(key) != Some(value);
+    let of_one = one.iter().filter(|entry| not_in(other, *entry));
+    let of_other = other.iter().filter(|entry| !one.contains_key(entry.0));
+    of_one.chain(of_other).map(|(key, _)| *key).collect()
 }
 
 /// Where the best of the kernel's routes to `to` lead.

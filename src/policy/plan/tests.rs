@@ -59,8 +59,9 @@ fn plan() -> Plan {
             sa_hops: Arc::default(),
             stale: Stale::All,
         }],
-        peers,
+        peers: peers.into_iter().map(Some).collect(),
         by_peer,
+        moved_to: BTreeMap::new(),
         moved: false,
         admin_prohibited: false,
     };
