@@ -91,7 +91,7 @@ fn a_client_asks_in_batches_and_is_told_of_links() {
     let answer = read(&mut client);
     assert_eq!(
         answer["result"],
-        json!({ "kinds": ["link", "sa_lifetime"] })
+        json!({ "kinds": ["link", "sa_lifetime", "policy"] })
     );
     for port in ["lan", "wan"] {
         let told = read(&mut client);

@@ -242,7 +242,10 @@ fn traffic<'p>(
     outcome?;
     let mut even = true;
     for (name, gateway) in ["west", "east"].into_iter().zip(&mut gateways) {
-        gateway.leases.finish(&gateway.shared.sad, &gateway.writer);
+        gateway
+            .records
+            .leases
+            .finish(&gateway.shared.sad, &gateway.writer);
         let totals = report(gateway).totals;
         for (direction, sum) in [("outbound", totals.outbound), ("inbound", totals.inbound)] {
             even &= sum.balance() && sum.dropped == 0;
@@ -340,7 +343,10 @@ fn watch(gateways: &mut [Assembly<'_>; 2], tallies: &[Tally; 2]) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {
             for gateway in gateways.iter_mut() {
-                gateway.leases.tick(&gateway.shared.sad, &gateway.writer);
+                gateway
+                    .records
+                    .leases
+                    .tick(&gateway.shared.sad, &gateway.writer);
             }
             std::thread::sleep(Duration::from_millis(10));
         }

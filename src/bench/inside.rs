@@ -199,7 +199,10 @@ fn measured<'p>(
     let mut report = measure::all(config, &mut rig, stop)?;
     report.memory = Some(memory(config));
     for (end, gateway) in &mut rig.gateways {
-        gateway.leases.finish(&gateway.shared.sad, &gateway.writer);
+        gateway
+            .records
+            .leases
+            .finish(&gateway.shared.sad, &gateway.writer);
         let counters: Vec<_> = gateway.views.iter().map(|view| &*view.counters).collect();
         let totals = drops_report(&counters).totals;
         report.balanced &= totals.inbound.balance() && totals.outbound.balance();
@@ -210,7 +213,7 @@ fn measured<'p>(
 
 /// An SA that was not started would look like a slow gateway.
 fn refuse_dead_sas(gateway: &Assembly<'_>) -> Result<(), BenchError> {
-    let refused = gateway.rows.iter().find_map(|row| {
+    let refused = gateway.records.rows.as_slice().iter().find_map(|row| {
         row.outbound_refused
             .as_ref()
             .or(row.inbound_refused.as_ref())

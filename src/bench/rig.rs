@@ -274,7 +274,10 @@ impl Rig<'_> {
 /// What a gateway's control thread does while its workers run.
 fn tick(gateways: &mut [(End, Assembly<'_>)]) {
     for (_, gateway) in gateways {
-        gateway.leases.tick(&gateway.shared.sad, &gateway.writer);
+        gateway
+            .records
+            .leases
+            .tick(&gateway.shared.sad, &gateway.writer);
         gateway.writer.reclaim();
         gateway.shared.host.clear();
     }

@@ -11,6 +11,11 @@ use crate::wire::rss::USUAL_TABLE_LEN;
 
 /// Reads a policy file; a failure holds every mistake in it, ready to print.
 pub(super) fn load(file: &Path) -> Result<Policy, Failure> {
+    load_text(file).map(|(policy, _)| policy)
+}
+
+/// The same, with its text.
+pub(super) fn load_text(file: &Path) -> Result<(Policy, String), Failure> {
     policy::load(file, &Secrets::from_process())
         .map_err(|error| Failure(error.render(std::io::stderr().is_terminal())))
 }

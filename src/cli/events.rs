@@ -2,7 +2,7 @@
 
 use super::client::Connection;
 use super::{EventsArgs, Failure, client, print, show};
-use crate::control::events::{Event, Kind, Notification, Occurrence};
+use crate::control::events::{Event, Kind, Notification, Occurrence, PolicyChange};
 use crate::control::protocol::{Method, Subscribe};
 
 /// Ends with the gateway, which is a failure, or when nobody reads what is printed.
@@ -57,6 +57,17 @@ fn human(Occurrence { at, event }: &Occurrence) -> String {
             };
             format!("{direction} SA {spi} of {tunnel} has come to its limit of {limit}: {then}")
         }
+        Event::Policy { what, generation } => {
+            let what = match what {
+                PolicyChange::Loaded => "was loaded",
+                PolicyChange::Added => "has something more",
+                PolicyChange::Removed => "has something less",
+                PolicyChange::Replaced => "has something replaced",
+                PolicyChange::Confirmed => "was confirmed",
+                PolicyChange::RolledBack => "was rolled back",
+            };
+            format!("policy {what}: number {generation} is in force")
+        }
         Event::Lost { count } => format!("{count} events were lost"),
     };
     format!("{at} {what}")
@@ -82,6 +93,6 @@ mod tests {
     fn a_kind_that_is_none_is_refused_with_those_that_are() {
         assert_eq!(parse_kind("sa_lifetime"), Ok(Kind::SaLifetime));
         let refused = parse_kind("weather").expect_err("no kind");
-        assert!(refused.contains("link, sa_lifetime"), "{refused}");
+        assert!(refused.contains("link, sa_lifetime, policy"), "{refused}");
     }
 }

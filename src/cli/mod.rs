@@ -11,6 +11,7 @@ mod keys;
 #[cfg(feature = "dpdk")]
 mod log;
 mod man;
+mod policy;
 #[cfg(feature = "dpdk")]
 mod run;
 mod show;
@@ -57,6 +58,8 @@ enum Command {
     Show(ShowArgs),
     /// Print what happens in a running gateway, as it comes
     Events(EventsArgs),
+    /// Change the policy of a running gateway: load, add, remove, replace, with a look ahead and a way back
+    Policy(policy::PolicyArgs),
     /// Sequence numbers on disk
     #[command(subcommand)]
     State(StateCommand),
@@ -198,6 +201,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Check { file, against } => check::check(&file, against.as_deref()),
         Command::Show(args) => show::show(&args),
         Command::Events(args) => events::events(&args),
+        Command::Policy(args) => policy::policy(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
         Command::Spi(args) => spi::spi(&args),

@@ -9,20 +9,24 @@ use signal_hook::flag;
 use tracing::warn;
 
 use super::{Failure, RunArgs, check, log};
+use crate::control::change::PolicyText;
 use crate::gateway::{self, RunOptions};
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     log::init(args.log_format);
     forbid_core_dumps();
     gateway::block_signals();
+    let (policy, text) = check::load_text(&args.config)?;
+    // It may be read again, and has to be found then.
+    let path = std::path::absolute(&args.config).map_err(Failure::new)?;
     let options = RunOptions {
+        policy: PolicyText { path, text },
         measure_stages: args.measure_stages,
         stop: Arc::new(AtomicBool::new(false)),
         reload: Arc::new(AtomicBool::new(false)),
     };
     watch_signals(&options)
         .map_err(|error| Failure::new(format_args!("cannot watch signals: {error}")))?;
-    let policy = check::load(&args.config)?;
     let ending = gateway::run(policy, &options).map_err(Failure::new)?;
     if ending.pool_missing > 0 {
         return Err(Failure::new(format_args!(

@@ -21,17 +21,20 @@ pub enum Kind {
     Link,
     /// An SA has come to a limit of its life.
     SaLifetime,
+    /// Another policy is in force, or the one that is was confirmed.
+    Policy,
 }
 
 impl Kind {
     /// Every kind that can be subscribed to.
-    pub const ALL: [Self; 2] = [Self::Link, Self::SaLifetime];
+    pub const ALL: [Self; 3] = [Self::Link, Self::SaLifetime, Self::Policy];
 
     /// The name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::SaLifetime => "sa_lifetime",
+            Self::Policy => "policy",
         }
     }
 
@@ -65,11 +68,36 @@ pub enum Event {
         /// It has stopped; else it is time for a new one.
         hard: bool,
     },
+    /// Another policy is in force, or the one that is was confirmed.
+    Policy {
+        /// What was done.
+        what: PolicyChange,
+        /// The number of the policy that is in force now.
+        generation: u64,
+    },
     /// More happened than could be kept. Every subscriber is told, whatever it subscribed to.
     Lost {
         /// Events that nobody was told of.
         count: u64,
     },
+}
+
+/// What was done to the policy.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyChange {
+    /// A file was loaded.
+    Loaded,
+    /// Something was added.
+    Added,
+    /// Something was removed.
+    Removed,
+    /// Something took the place of what was there.
+    Replaced,
+    /// A change is kept.
+    Confirmed,
+    /// A change was taken back.
+    RolledBack,
 }
 
 impl Event {
@@ -78,6 +106,7 @@ impl Event {
         match self {
             Self::Link { .. } => Some(Kind::Link),
             Self::SaLifetime { .. } => Some(Kind::SaLifetime),
+            Self::Policy { .. } => Some(Kind::Policy),
             Self::Lost { .. } => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Keeps each SA's sequence numbers on disk ahead of their use: see [`super::state`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
@@ -117,6 +117,43 @@ impl Leases {
             self.marks.push(Mark { slot, key, saved });
         }
         start
+    }
+
+    /// Whether there is a record of this key.
+    ///
+    /// # Errors
+    /// Why no SA can be started at all, where there is no state.
+    pub fn knows(&self, direction: Direction, key: KeyFingerprint) -> Result<bool, String> {
+        match &self.state {
+            Err(reason) => Err(reason.clone()),
+            Ok(state) => Ok(state.number(direction, key).is_ok()),
+        }
+    }
+
+    /// Declares keys of which there is no record as fresh: they have never sealed a packet. One sync for all.
+    ///
+    /// # Errors
+    /// Why that cannot be put on disk.
+    pub fn declare(&mut self, keys: &[(Direction, KeyFingerprint)]) -> Result<(), String> {
+        match &mut self.state {
+            Err(reason) => Err(reason.clone()),
+            Ok(state) => state
+                .add_fresh(keys)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Forgets SAs that are no more in their slots. What is on disk of them stays: the end of a lease, beyond every number that
+    /// they can have used.
+    pub fn forget(&mut self, slots: &BTreeSet<SaIndex>) {
+        let is_looked_at = self.leases.iter().take(self.fresh);
+        self.fresh = is_looked_at
+            .filter(|lease| !slots.contains(&lease.slot))
+            .count();
+        self.leases.retain(|lease| !slots.contains(&lease.slot));
+        self.marks.retain(|mark| !slots.contains(&mark.slot));
+        self.cursor = 0;
     }
 
     fn number(&self, direction: Direction, key: KeyFingerprint) -> SaStart {

@@ -2,6 +2,7 @@
 //! tables, rings and counters.
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod events;
 pub mod leases;
 pub mod lifetimes;
@@ -9,5 +10,6 @@ pub mod peers;
 pub mod policies;
 pub mod protocol;
 pub mod report;
+pub mod rows;
 pub mod socket;
 pub mod state;

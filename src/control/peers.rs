@@ -1,18 +1,19 @@
 //! Peers of tunnels in UDP: followed where they move, kept reachable through their NATs (RFC 3948, RFC 7296 section 2.23).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::ids::SaIndex;
+use crate::ids::{SaIndex, TunnelIndex};
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::peer::is_usable;
 use crate::ipsec::sa::OutboundSa;
 use crate::ipsec::sad::Sad;
 use crate::policy::compile::endpoint_sets;
-use crate::policy::model::{EndpointSet, Policy};
+use crate::policy::model::{EndpointSet, Policy, Tunnel};
 use crate::rcu::Writer;
 
 /// SAs looked at in one turn of the control thread, so that a turn costs the same with 60,000 of them.
@@ -23,6 +24,7 @@ const SENT_INTERVAL: Duration = Duration::from_millis(500);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The peers of all endpoint sets in UDP.
+#[derive(Default)]
 pub struct Peers {
     sets: Vec<PeerOfSet>,
     /// The set to be looked at next.
@@ -72,9 +74,17 @@ pub struct Moved {
 impl Peers {
     /// The peers of `policy`, where it says they are.
     pub fn new(policy: &Policy, now: Instant) -> Self {
+        Self::of(endpoint_sets(policy), now)
+    }
+
+    /// The peers of some endpoint sets, in the order of their policy.
+    pub fn of<'s>(
+        endpoint_sets: impl Iterator<Item = (SaIndex, TunnelIndex, &'s Tunnel, &'s EndpointSet)>,
+        now: Instant,
+    ) -> Self {
         let mut sets: Vec<PeerOfSet> = Vec::new();
         let mut of_last = None;
-        for (slot, tunnel, of, set) in endpoint_sets(policy) {
+        for (slot, tunnel, of, set) in endpoint_sets {
             // The SAs of a split tunnel are next to each other.
             let is_of_last = of_last.replace((tunnel, set.local)) == Some((tunnel, set.local));
             let Some(path) = path(slot, set) else {
@@ -99,6 +109,18 @@ impl Peers {
             }
         }
         Self { sets, cursor: 0 }
+    }
+
+    /// Takes in others.
+    pub fn add(&mut self, others: Self) {
+        self.sets.extend(others.sets);
+    }
+
+    /// Looks no more after SAs that are not there any more.
+    pub fn remove(&mut self, slots: &BTreeSet<SaIndex>) {
+        self.sets
+            .retain(|set| !set.slots().any(|slot| slots.contains(&slot)));
+        self.cursor = 0;
     }
 
     /// Looks at some of the peers: has the SAs of those that moved send to where they are now, and has `send` send a

@@ -4,13 +4,18 @@
 //! A method is a variant of [`Method`] with its name, and one of [`Call`] with its parameters, which
 //! [`Method::understand`] reads. What the gateway has to do with it is in the gateway alone.
 
+use std::path::PathBuf;
 use std::vec;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::control::change::report::{
+    ChangeKind, ChangeSettings, DiffParams, JobParams, LoadParams, RemoveParams, TablesParams,
+};
 use crate::control::events::Kind;
+use crate::policy::edit::Edit;
 
 /// The version of all that is said here. It rises with what would break a client.
 pub const API: u32 = 1;
@@ -34,6 +39,9 @@ pub const TOO_MANY_CLIENTS: i32 = -32000;
 /// Ours: too much is unread for another answer.
 pub const BUSY: i32 = -32001;
 
+/// A method's own: it cannot be done as things are, and nothing has changed.
+pub const REFUSED: i32 = 1;
+
 /// What can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
@@ -43,6 +51,24 @@ pub enum Method {
     ApiVersion,
     /// Events from now on, over this connection.
     EventsSubscribe,
+    /// More tables in the policy.
+    PolicyAdd,
+    /// Keeps a change of the policy.
+    PolicyConfirm,
+    /// What is different in a policy file.
+    PolicyDiff,
+    /// How far a change is.
+    PolicyJob,
+    /// Another policy file.
+    PolicyLoad,
+    /// Fewer tables in the policy.
+    PolicyRemove,
+    /// Other tables in the policy.
+    PolicyReplace,
+    /// Takes back a change of the policy.
+    PolicyRollback,
+    /// The policy as text.
+    PolicyShow,
     /// Drops by reason.
     ShowDrops,
     /// Neighbours, and whether their MAC addresses are known.
@@ -62,6 +88,18 @@ pub enum Method {
 /// A request that was understood and that the gateway has to answer, with its parameters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
+    /// [`JobReport`](super::change::report::JobReport).
+    PolicyChange(Edit, ChangeSettings),
+    /// A number: `generation`.
+    PolicyConfirm,
+    /// [`JobReport`](super::change::report::JobReport).
+    PolicyJob(u64),
+    /// [`JobReport`](super::change::report::JobReport): of `ChangeKind::Diff`, only what is different.
+    PolicyLoad(PathBuf, ChangeKind, ChangeSettings),
+    /// [`JobReport`](super::change::report::JobReport).
+    PolicyRollback,
+    /// [`PolicyTextReport`](super::change::report::PolicyTextReport).
+    PolicyShow,
     /// [`super::report::DropsReport`].
     ShowDrops,
     /// [`super::report::NeighboursReport`].
@@ -104,10 +142,19 @@ pub struct Subscribe {
 
 impl Method {
     /// Every method, by name.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 19] = [
         Self::ApiMethods,
         Self::ApiVersion,
         Self::EventsSubscribe,
+        Self::PolicyAdd,
+        Self::PolicyConfirm,
+        Self::PolicyDiff,
+        Self::PolicyJob,
+        Self::PolicyLoad,
+        Self::PolicyRemove,
+        Self::PolicyReplace,
+        Self::PolicyRollback,
+        Self::PolicyShow,
         Self::ShowDrops,
         Self::ShowNeighbours,
         Self::ShowPolicies,
@@ -123,6 +170,15 @@ impl Method {
             Self::ApiMethods => "api.methods",
             Self::ApiVersion => "api.version",
             Self::EventsSubscribe => "events.subscribe",
+            Self::PolicyAdd => "policy.add",
+            Self::PolicyConfirm => "policy.confirm",
+            Self::PolicyDiff => "policy.diff",
+            Self::PolicyJob => "policy.job",
+            Self::PolicyLoad => "policy.load",
+            Self::PolicyRemove => "policy.remove",
+            Self::PolicyReplace => "policy.replace",
+            Self::PolicyRollback => "policy.rollback",
+            Self::PolicyShow => "policy.show",
             Self::ShowDrops => "show.drops",
             Self::ShowNeighbours => "show.neighbours",
             Self::ShowPolicies => "show.policies",
@@ -155,6 +211,27 @@ impl Method {
                     kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
                 ));
             }
+            Self::PolicyAdd => params
+                .read::<TablesParams>()
+                .map(|params| Call::PolicyChange(Edit::Add(params.text), params.settings)),
+            Self::PolicyConfirm => params.none().map(|()| Call::PolicyConfirm),
+            Self::PolicyDiff => params.read::<DiffParams>().and_then(|params| {
+                load_call(params.path, ChangeKind::Diff, ChangeSettings::default())
+            }),
+            Self::PolicyJob => params
+                .read::<JobParams>()
+                .map(|params| Call::PolicyJob(params.job)),
+            Self::PolicyLoad => params
+                .read::<LoadParams>()
+                .and_then(|params| load_call(params.path, ChangeKind::Load, params.settings)),
+            Self::PolicyRemove => params
+                .read::<RemoveParams>()
+                .map(|params| Call::PolicyChange(Edit::Remove(params.names), params.settings)),
+            Self::PolicyReplace => params
+                .read::<TablesParams>()
+                .map(|params| Call::PolicyChange(Edit::Replace(params.text), params.settings)),
+            Self::PolicyRollback => params.none().map(|()| Call::PolicyRollback),
+            Self::PolicyShow => params.none().map(|()| Call::PolicyShow),
             Self::ShowDrops => params.none().map(|()| Call::ShowDrops),
             Self::ShowNeighbours => params.none().map(|()| Call::ShowNeighbours),
             Self::ShowPolicies => params.none().map(|()| Call::ShowPolicies),
@@ -165,6 +242,15 @@ impl Method {
         };
         call.map(Understood::Call)
     }
+}
+
+fn load_call(path: PathBuf, kind: ChangeKind, settings: ChangeSettings) -> Result<Call, ApiError> {
+    if path.is_absolute() {
+        return Ok(Call::PolicyLoad(path, kind, settings));
+    }
+    let message =
+        "params: `path` must be absolute: the gateway has another working directory than you";
+    Err(ApiError::new(INVALID_PARAMS, message))
 }
 
 /// The parameters of a request, not yet read.

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::control::lifetimes::{self, Life, Lifetimes, LimitKind, Stage as LifeStage, Used};
+use crate::control::rows::SaRow;
 use crate::drop::{Aside, DropReason, PuntReason};
-use crate::ids::SaIndex;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::peer::PeerCell;
 use crate::ipsec::sa::SaIdentity;
@@ -405,22 +405,6 @@ pub struct StageReport {
     pub stage: String,
     /// TSC cycles in all.
     pub cycles: u64,
-}
-
-/// An SA of the policy, as the control side keeps it beside its slot.
-pub struct SaRow {
-    /// Tunnel it belongs to.
-    pub tunnel: String,
-    /// Its slot.
-    pub slot: SaIndex,
-    /// Names of the outbound half.
-    pub outbound: SaIdentity,
-    /// Names of the inbound half.
-    pub inbound: SaIdentity,
-    /// Why the outbound half was not started.
-    pub outbound_refused: Option<String>,
-    /// Why the inbound half was not started.
-    pub inbound_refused: Option<String>,
 }
 
 /// `protected` or `unprotected`.

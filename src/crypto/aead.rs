@@ -145,6 +145,17 @@ impl KeyMaterial {
         })
     }
 
+    /// Takes the key, and leaves what [`Self::forget`] would.
+    pub fn take(&mut self) -> Self {
+        let mut left = Self {
+            key: Zeroizing::new(vec![0; self.key.len()]),
+            salt: Zeroizing::new([0; SALT_LEN]),
+            ..*self
+        };
+        left.forget();
+        std::mem::replace(self, left)
+    }
+
     /// Forgets the key, and remembers what names it. Noise takes its place: an SA made of it by mistake would have a key that
     /// nobody knows, and not one that everybody does.
     pub fn forget(&mut self) {

@@ -3,28 +3,31 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use super::paths::Paths;
 use super::ports::{self, OpenPort, Share};
-use crate::control::leases::{Leases, SaStart};
+use super::records::{Records, log_refused};
+use crate::control::leases::Leases;
 use crate::control::lifetimes::Lifetimes;
 use crate::control::peers::Peers;
-use crate::control::report::SaRow;
+use crate::control::rows::Rows;
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::ipsec::sad::Sad;
-use crate::ipsec::traffic::Direction;
 use crate::policy::Policy;
-use crate::policy::compile::{
-    Topology, endpoint_sets, inbound_params, inbound_sa, outbound_params, outbound_sa,
-};
-use crate::policy::model::{EntryAction, MacAddr, RuleAction, Tunnel};
+use crate::policy::compile::{Topology, endpoint_sets};
+use crate::policy::model::{EntryAction, MacAddr, RuleAction};
 use crate::policy::plan::Plan;
+use crate::policy::standing::Standing;
 use crate::rcu::{self, Reader, Writer};
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{Shared, Worker};
 use crate::worker::host::HostRings;
 use crate::worker::remake::Remake;
+
+/// Fewest slots for SA pairs: 8 bytes each in both directions.
+const LEAST_ROOM: usize = 1 << 16;
 
 /// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
 pub struct Assembly<'p> {
@@ -33,17 +36,11 @@ pub struct Assembly<'p> {
     /// The right to replace and free it.
     pub writer: Writer,
     /// What it was put together from, without the keys.
-    pub policy: Policy,
-    /// The SAs' sequence numbers on disk; to be ticked while workers run, and finished after.
-    pub leases: Leases,
-    /// When the SAs end; to be checked while workers run.
-    pub lifetimes: Lifetimes,
-    /// Every SA of the policy.
-    pub rows: Vec<SaRow>,
+    pub standing: Standing,
+    /// What is kept of each SA pair.
+    pub records: Records,
     /// What the tables are compiled from.
     pub plan: Plan,
-    /// Where the peers of tunnels in UDP are.
-    pub peers: Peers,
     /// The workers that have something to poll, each with its core.
     pub workers: Vec<(usize, Worker<'p>)>,
     /// The same workers as the control side sees them.
@@ -64,13 +61,13 @@ pub struct WorkerView {
 /// keys; the policy forgets them.
 pub fn assemble<'p>(
     mut policy: Policy,
-    mut leases: Leases,
+    leases: Leases,
     ports: &[OpenPort],
     started: &'p [StartedPort<'p>],
     (pool, tsc_hz): (&'p Mempool<'p>, u64),
 ) -> Assembly<'p> {
     let (mut writer, readers) = rcu::domain(policy.gateway.workers.len());
-    let slots = endpoint_sets(&policy).count();
+    let slots = room(endpoint_sets(&policy).count());
     let shared = Arc::new(Shared {
         tables: writer.slots(1),
         sad: Sad::new(&writer, slots),
@@ -79,21 +76,16 @@ pub fn assemble<'p>(
             ..HostRings::new(ports.len())
         },
     });
-    let mut lifetimes = Lifetimes::default();
-    let clocks = (&mut leases, &mut lifetimes);
-    let rows = install_sas(&policy, &shared.sad, &mut writer, clocks);
+    let mut records = install_sas(&policy, leases, (&shared.sad, &mut writer));
     policy.forget_keys();
-    let topology = Topology {
-        macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
-    };
+    let topology = topology(ports);
     log_bypasses(&policy);
     let mut plan = Plan::new(&policy, &topology);
     // Slot 0 exists and is this writer's.
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables())));
     let shares = ports::shares(&policy, ports, started);
-    let peers = Peers::new(&policy, Instant::now());
     let cores = policy.gateway.workers.clone();
-    leases.tick(&shared.sad, &writer);
+    records.leases.tick(&shared.sad, &writer);
     let (workers, views) = {
         let remake = || Remake::new(pool, tsc_hz);
         make_workers((readers, shares, &cores), ports, &shared, remake)
@@ -101,14 +93,23 @@ pub fn assemble<'p>(
     Assembly {
         shared,
         writer,
-        policy,
-        leases,
-        lifetimes,
-        rows,
+        standing: Standing::new(Arc::new(policy), slots),
+        records,
         plan,
-        peers,
         workers,
         views,
+    }
+}
+
+/// Slots for a policy with so many pairs: others take their places beside them, and more may come.
+fn room(pairs: usize) -> usize {
+    pairs.saturating_mul(2).max(LEAST_ROOM)
+}
+
+/// What compilation has to know of the ports.
+pub(super) fn topology(ports: &[OpenPort]) -> Topology {
+    Topology {
+        macs: ports.iter().map(|port| MacAddr(port.mac)).collect(),
     }
 }
 
@@ -125,60 +126,22 @@ fn log_bypasses(policy: &Policy) {
 }
 
 /// Puts every SA whose sequence numbers are known into its slot.
-fn install_sas(
-    policy: &Policy,
-    sad: &Sad,
-    writer: &mut Writer,
-    (leases, lifetimes): (&mut Leases, &mut Lifetimes),
-) -> Vec<SaRow> {
-    let mut rows = Vec::new();
-    let now = Instant::now();
-    let mut live = |slot, direction, tunnel: &Tunnel| {
-        lifetimes.install((slot, direction), tunnel.lifetime, now);
+fn install_sas(policy: &Policy, leases: Leases, (sad, writer): (&Sad, &mut Writer)) -> Records {
+    let mut records = Records {
+        leases,
+        lifetimes: Lifetimes::default(),
+        rows: Rows::new(policy),
+        peers: Peers::new(policy, Instant::now()),
+        paths: Paths::new(&[], sad, writer),
     };
-    for (slot, _, tunnel, set) in endpoint_sets(policy) {
-        let mut row = SaRow {
-            tunnel: tunnel.name.clone(),
-            slot,
-            outbound: outbound_params(set).identity(),
-            inbound: inbound_params(set).identity(),
-            outbound_refused: None,
-            inbound_refused: None,
-        };
-        match leases.start_outbound(slot, row.outbound.fingerprint) {
-            SaStart::At(next) => {
-                let sa = Box::new(outbound_sa(tunnel, set, next));
-                let _ = writer.replace(sad.outbound(), slot.index(), Some(sa));
-                live(slot, Direction::Outbound, tunnel);
-            }
-            SaStart::Refused(reason) => row.outbound_refused = Some(reason),
-        }
-        match leases.start_inbound(slot, row.inbound.fingerprint) {
-            SaStart::At(seen) => {
-                let sa = Box::new(inbound_sa(tunnel, set, seen));
-                let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
-                live(slot, Direction::Inbound, tunnel);
-            }
-            SaStart::Refused(reason) => row.inbound_refused = Some(reason),
-        }
-        if leases.is_open() {
-            log_refused(&row);
-        }
-        rows.push(row);
+    for (_, _, tunnel, set) in endpoint_sets(policy) {
+        records.install(tunnel, set, (sad, writer));
     }
-    rows
-}
-
-fn log_refused(row: &SaRow) {
-    let halves = [
-        ("outbound", &row.outbound, &row.outbound_refused),
-        ("inbound", &row.inbound, &row.inbound_refused),
-    ];
-    for (direction, identity, refused) in halves {
-        if let Some(reason) = refused {
-            error!(tunnel = row.tunnel, direction, spi = %identity.spi, "SA is not started: {reason}");
-        }
+    if records.leases.is_open() {
+        records.rows.as_slice().iter().for_each(log_refused);
     }
+    records.paths = Paths::new(records.rows.as_slice(), sad, writer);
+    records
 }
 
 fn make_workers<'p>(

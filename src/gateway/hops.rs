@@ -12,8 +12,10 @@ use crate::gateway::neighbours::Sources;
 use crate::gateway::waiting::WaitingRoom;
 use crate::host::{HostPort, Monitor};
 use crate::ids::{PortIndex, SaIndex};
+use crate::policy::compile::Compiled;
 use crate::policy::plan::Plan;
-use crate::rcu::Writer;
+use crate::policy::tables::Tables;
+use crate::rcu::{Slots, Writer};
 use crate::worker::datapath::Shared;
 
 /// Least time between two new sets of tables: what changes meanwhile goes into one.
@@ -102,6 +104,19 @@ impl<'p> Hops<'p> {
         if self.plan.has_moved_peers() {
             self.looked = None;
         }
+    }
+
+    /// Goes by another policy from now on, and publishes it.
+    pub(super) fn adopt(
+        &mut self,
+        compiled: Compiled,
+        tables: &Slots<Tables>,
+        writer: &mut Writer,
+    ) {
+        self.plan.adopt(compiled, self.monitor.learned());
+        // Slot 0 exists and is this writer's.
+        let _ = writer.replace(tables, 0, Some(Box::new(self.plan.tables())));
+        self.looked = None;
     }
 
     /// Asks for the stations that tunnels need, and for routers that nobody else asks for.

@@ -16,13 +16,14 @@ pub(super) fn follow_peers(control: &mut Control<'_, '_>) {
     let (shared, writer, sender) = (&control.shared, &control.writer, &control.sender);
     let tables = shared.tables.get_owned(writer, 0);
     let moved = control
+        .records
         .peers
         .tick(&shared.sad, writer, Instant::now(), |path| {
             tables.is_some_and(|tables| send_keepalive(path, tables, shared, sender).is_some())
         });
     for moved in moved {
         control.hops.move_peer(moved.slot, moved.to);
-        control.paths.move_peer(&moved, &shared.sad, writer);
+        control.records.paths.move_peer(&moved, &shared.sad, writer);
     }
 }
 

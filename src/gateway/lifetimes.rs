@@ -7,7 +7,7 @@ use tracing::{error, warn};
 use super::Control;
 use crate::control::events::Event;
 use crate::control::lifetimes::{self, LifetimeEvent};
-use crate::control::report::SaRow;
+use crate::control::rows::SaRow;
 use crate::ids::Spi;
 use crate::ipsec::traffic::Direction;
 
@@ -15,12 +15,11 @@ use crate::ipsec::traffic::Direction;
 pub(super) fn follow(control: &mut Control<'_, '_>) {
     let (sad, writer) = (&control.shared.sad, &control.writer);
     let read = |slot, direction| lifetimes::used(sad, writer, slot, direction);
-    for event in control.lifetimes.check(Instant::now(), read) {
+    for event in control.records.lifetimes.check(Instant::now(), read) {
         if event.hard {
             lifetimes::stop(sad, writer, event.slot, event.direction);
         }
-        // The position of a row is its slot.
-        if let Some(row) = control.rows.get(event.slot.index()) {
+        if let Some(row) = control.records.rows.get(event.slot) {
             tell(row, event);
             control.events.emit(told(row, event));
         }

@@ -6,14 +6,17 @@ mod devices;
 mod hops;
 mod keepalive;
 mod lifetimes;
+pub mod live;
 mod neighbours;
 mod paths;
 pub mod ports;
+mod records;
 mod serve;
 mod tunnels;
 mod waiting;
 
 pub use assembly::{Assembly, WorkerView, assemble};
+pub use records::Records;
 pub use serve::block_signals;
 
 use std::sync::Arc;
@@ -24,14 +27,12 @@ use crossbeam_queue::ArrayQueue;
 use tracing::{error, info};
 
 use hops::Hops;
-use paths::Paths;
+use live::Live;
 use ports::OpenPort;
 
+use crate::control::change::{InForce, Maker, PolicyText};
 use crate::control::events::EventQueue;
 use crate::control::leases::Leases;
-use crate::control::lifetimes::Lifetimes;
-use crate::control::peers::Peers;
-use crate::control::report::SaRow;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::error::DpdkError;
@@ -39,14 +40,16 @@ use crate::dpdk::lcore::{allowed_cores, keep_off};
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::host::{Host, HostError, HostPort, PathReport, Sender, TwinSettings};
-use crate::policy::Policy;
 use crate::policy::model::Port;
+use crate::policy::{Policy, Secrets};
 use crate::rcu::Writer;
 use crate::worker::datapath::{Shared, Worker};
 use crate::worker::run::{self, WorkerSettings};
 
 /// How a gateway is to run, beside its policy.
 pub struct RunOptions {
+    /// The text of the policy, for what is changed of it as the gateway runs.
+    pub policy: PolicyText,
     /// Measure cycles by stage.
     pub measure_stages: bool,
     /// Set when the gateway is to drain and stop.
@@ -100,19 +103,14 @@ pub enum GatewayError {
 struct Control<'p, 'r> {
     shared: Arc<Shared<'p>>,
     writer: Writer,
-    /// Without its keys.
-    policy: Policy,
-    leases: Leases,
-    lifetimes: Lifetimes,
-    rows: Vec<SaRow>,
+    live: Live,
+    records: Records,
     ports: &'r [OpenPort],
     started: &'r [StartedPort<'p>],
     workers: Vec<WorkerView>,
     host: Arc<[HostPort]>,
     hops: Hops<'p>,
-    paths: Paths,
     path_reports: Arc<ArrayQueue<PathReport>>,
-    peers: Peers,
     sender: Sender<'p>,
     events: EventQueue,
     tsc_hz: u64,
@@ -214,12 +212,9 @@ fn run_on<'p>(
     let Assembly {
         shared,
         writer,
-        policy,
-        leases,
-        lifetimes,
-        rows,
+        standing,
+        records,
         plan,
-        peers,
         workers,
         views,
     } = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
@@ -227,21 +222,26 @@ fn run_on<'p>(
         what: "cannot follow the kernel's neighbours and routes",
         error,
     })?;
+    let in_force = InForce {
+        standing,
+        text: Arc::new(options.policy.clone()),
+    };
+    let maker = Maker::start(Secrets::from_process(), assembly::topology(ports));
+    let maker = maker.map_err(|error| GatewayError::System {
+        what: "cannot start a thread",
+        error,
+    })?;
     let control = Control {
-        paths: Paths::new(&rows, &shared.sad, &writer),
+        live: Live::new(in_force, maker),
         path_reports: host.path_reports(),
         shared,
         writer,
-        policy,
-        leases,
-        lifetimes,
-        rows,
+        records,
         ports,
         started,
         workers: views,
         host: host.ports(),
         hops: Hops::new(plan, monitor),
-        peers,
         sender: host.sender(),
         events: EventQueue::default(),
         tsc_hz: eal.tsc_hz(),
@@ -290,7 +290,10 @@ fn run_threads<'p>(
         }
         served
     });
-    control.leases.finish(&control.shared.sad, &control.writer);
+    control
+        .records
+        .leases
+        .finish(&control.shared.sad, &control.writer);
     let balanced = serve::log_totals(&control);
     // Workers hold queues and readers; what they shared goes with the last of them.
     drop((workers, host));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use crate::control::peers::Moved;
-use crate::control::report::SaRow;
+use crate::control::rows::SaRow;
 use crate::host::PathReport;
 use crate::ids::SaIndex;
 use crate::ipsec::sa::OutboundSa;
@@ -46,20 +46,40 @@ struct Path {
 
 impl Paths {
     pub(super) fn new(rows: &[SaRow], sad: &Sad, writer: &Writer) -> Self {
-        let path = |row: &SaRow| {
-            let sa = sad.outbound().get_owned(writer, row.slot.index())?;
-            let path = Path {
-                slot: row.slot,
-                local: row.outbound.local,
-                tunnel: row.tunnel.clone(),
-                configured: sa.path_mtu(),
-            };
-            Some(((row.outbound.remote, row.outbound.spi.get()), path))
-        };
-        Self {
-            slots: rows.iter().filter_map(path).collect(),
+        let mut paths = Self {
+            slots: HashMap::new(),
             learned: HashMap::new(),
             looked: Instant::now(),
+        };
+        for row in rows {
+            paths.add(row, sad, writer);
+        }
+        paths
+    }
+
+    /// Takes in a pair whose SAs are in their slot.
+    pub(super) fn add(&mut self, row: &SaRow, sad: &Sad, writer: &Writer) {
+        let Some(sa) = sad.outbound().get_owned(writer, row.slot.index()) else {
+            return;
+        };
+        let path = Path {
+            slot: row.slot,
+            local: row.outbound.local,
+            tunnel: row.tunnel.clone(),
+            configured: sa.path_mtu(),
+        };
+        let key = (row.outbound.remote, row.outbound.spi.get());
+        self.slots.insert(key, path);
+    }
+
+    /// Forgets the path of an SA that is still in its slot, and will not be.
+    pub(super) fn remove(&mut self, slot: SaIndex, sad: &Sad, writer: &Writer) {
+        if let Some(sa) = sad.outbound().get_owned(writer, slot.index()) {
+            let key = (sa.remote(), sa.identity().spi.get());
+            if self.slots.get(&key).is_some_and(|path| path.slot == slot) {
+                self.slots.remove(&key);
+                self.learned.remove(&key);
+            }
         }
     }
 
@@ -155,7 +175,7 @@ fn was_sent(sa: &OutboundSa, seq: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::report::SaRow;
+    use crate::control::rows::SaRow;
     use crate::crypto::aead::{Cipher, KeyMaterial};
     use crate::ids::Spi;
     use crate::ipsec::outer::{DontFragment, Dscp, EcnMode, Encapsulation, OuterHeader, SizeRules};

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
-use serde_json::Value;
-use tracing::{info, warn};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
 
+use super::live::Parts;
 use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, neighbours, tunnels};
 use crate::control::events::Event;
 use crate::control::policies::PoliciesReport;
@@ -68,12 +69,13 @@ pub(super) fn serve(
         .unwrap_or_else(Instant::now);
     info!("running");
     while !options.stop.load(Ordering::Relaxed) && !worker_gone() {
-        let tick = if control.hops.is_busy() || control.events.has_some() {
+        let tick = if control.hops.is_busy() || control.live.is_busy() || control.events.has_some()
+        {
             Duration::ZERO
         } else {
             TICK
         };
-        let served: io::Result<()> = socket.serve(tick, |call| answer(control, &call));
+        let served: io::Result<()> = socket.serve(tick, |call| answer(control, call));
         served.map_err(|error| GatewayError::System {
             what: "control socket",
             error,
@@ -83,24 +85,45 @@ pub(super) fn serve(
             socket.tell(&event);
         }
         lifetimes::follow(control);
-        control.leases.tick(&control.shared.sad, &control.writer);
+        control
+            .records
+            .leases
+            .tick(&control.shared.sad, &control.writer);
         keepalive::follow_peers(control);
         let (shared, writer) = (&control.shared, &mut control.writer);
         control.hops.follow(shared, writer, &control.host);
         let reports = std::iter::from_fn(|| control.path_reports.pop());
         let sad = &control.shared.sad;
-        control.paths.follow(reports, sad, &control.writer);
+        control.records.paths.follow(reports, sad, &control.writer);
+        change_policy(control);
         control.writer.reclaim();
         if looked.elapsed() >= LINK_INTERVAL {
             looked = Instant::now();
             log_links(control, &mut links);
         }
         if options.reload.swap(false, Ordering::Relaxed) {
-            warn!("SIGHUP ignored: the policy cannot be reloaded yet; stop and start to change it");
+            match control.live.reload() {
+                Ok(report) => info!(job = report.job, "SIGHUP: loading the policy file again"),
+                Err(refused) => error!("SIGHUP: {}", refused.message),
+            }
         }
     }
     info!("stopping: draining the queues");
     Ok(())
+}
+
+/// A turn of what changes the policy.
+fn change_policy(control: &mut Control<'_, '_>) {
+    let shared = &control.shared;
+    let hops = &mut control.hops;
+    let mut parts = Parts {
+        sad: &shared.sad,
+        writer: &mut control.writer,
+        records: &mut control.records,
+        adopt: &mut |compiled, writer| hops.adopt(compiled, &shared.tables, writer),
+        events: &control.events,
+    };
+    control.live.turn(&mut parts, Instant::now());
 }
 
 fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
@@ -126,26 +149,44 @@ fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
     }
 }
 
-fn answer(control: &Control<'_, '_>, call: &Call) -> Result<Value, ApiError> {
+fn answer(control: &mut Control<'_, '_>, call: Call) -> Result<Value, ApiError> {
     let sad = &control.shared.sad;
     let report = match call {
+        Call::PolicyChange(edit, settings) => {
+            serde_json::to_value(control.live.edit(edit, settings)?)
+        }
+        Call::PolicyConfirm => {
+            let generation = control.live.confirm(&control.events)?;
+            Ok(json!({ "generation": generation }))
+        }
+        Call::PolicyJob(job) => serde_json::to_value(control.live.job(job)?),
+        Call::PolicyLoad(path, kind, settings) => {
+            serde_json::to_value(control.live.load(path, kind, settings)?)
+        }
+        Call::PolicyRollback => serde_json::to_value(control.live.roll_back()?),
+        Call::PolicyShow => serde_json::to_value(control.live.text(Instant::now())),
         Call::ShowDrops => serde_json::to_value(drops(control)),
         Call::ShowNeighbours => {
             let ports: Vec<_> = control.ports.iter().map(|port| port.name.clone()).collect();
             serde_json::to_value(neighbours::report(control.hops.stations(), &ports))
         }
-        Call::ShowPolicies => serde_json::to_value(PoliciesReport::new(&control.policy)),
+        Call::ShowPolicies => serde_json::to_value(PoliciesReport::new(control.live.policy())),
         Call::ShowPorts => serde_json::to_value(ports_report(control)),
         Call::ShowSa => {
             let sas = (sad, &control.writer);
-            let (lifetimes, now) = (&control.lifetimes, Instant::now());
-            serde_json::to_value(report::sa_report(&control.rows, sas, lifetimes, now))
+            let (lifetimes, now) = (&control.records.lifetimes, Instant::now());
+            serde_json::to_value(report::sa_report(
+                control.records.rows.as_slice(),
+                sas,
+                lifetimes,
+                now,
+            ))
         }
         Call::ShowTunnels => serde_json::to_value(tunnels::report(tunnels::Sources {
-            rows: &control.rows,
+            rows: control.records.rows.as_slice(),
             sad,
             tables: control.shared.tables.get_owned(&control.writer, 0),
-            paths: &control.paths,
+            paths: &control.records.paths,
             writer: &control.writer,
         })),
         Call::ShowWorkers => serde_json::to_value(workers_report(control)),

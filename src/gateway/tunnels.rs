@@ -1,7 +1,8 @@
 //! `show tunnels`: whether tunnels are up, and what fits into them.
 
 use super::paths::Paths;
-use crate::control::report::{SaRow, TunnelEntry, TunnelsReport};
+use crate::control::report::{TunnelEntry, TunnelsReport};
+use crate::control::rows::SaRow;
 use crate::drop::DropReason;
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::{InboundSa, OutboundSa};

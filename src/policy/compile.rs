@@ -97,6 +97,7 @@ pub fn compile(policy: &Policy, topology: &Topology) -> Tables {
 
 /// What a policy comes to, with nothing of the kernel's in it. Making it is most of the work of coming to another policy, and
 /// needs nothing of a running gateway.
+#[derive(Default)]
 pub struct Compiled {
     pub(super) spd: Arc<Spd>,
     pub(super) spis: Arc<SpiIndex>,

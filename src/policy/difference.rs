@@ -33,6 +33,13 @@ struct Names {
     changed: Vec<String>,
 }
 
+impl Names {
+    fn all(&self) -> impl Iterator<Item = &str> {
+        let all = [&self.added, &self.removed, &self.changed];
+        all.into_iter().flatten().map(String::as_str)
+    }
+}
+
 impl Difference {
     /// What is different in `new` from `old`.
     pub fn new(new: &Policy, old: &Policy) -> Self {
@@ -70,6 +77,13 @@ impl Difference {
             hop.address.to_string()
         });
         self.routes = changed(&new.routes, &old.routes, route);
+    }
+
+    /// The names of tunnels and policies that are new, gone or not as they were.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let rekeyed = self.rekeyed.iter().map(String::as_str);
+        let of_kinds = self.tunnels.all().chain(self.policies.all());
+        of_kinds.chain(rekeyed)
     }
 
     /// Whether nothing is.

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::diagnostic::{Fault, Faults, quoted};
 use super::file::{At, Key, Span, Table, Value, closest};
 use super::mask;
+use super::progress::Progress;
 use super::secret::{SecretError, Secrets};
 use crate::crypto::aead::{Cipher, KeyMaterial, SALT_LEN};
 use crate::ids::{ReservedSpi, Spi};
@@ -35,6 +36,8 @@ pub(super) struct KeySource<'a> {
     /// Relative paths start here.
     pub(super) directory: &'a Path,
     pub(super) secrets: &'a Secrets,
+    /// Told of each tunnel.
+    pub(super) progress: &'a Progress,
 }
 
 /// What one SA has, or all SAs of a split tunnel in one direction, beside SPI and key.

@@ -97,19 +97,24 @@ pub fn control_socket(path: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(socket))
 }
 
-/// Reads the policy file at `path`, and the keys it names.
+/// Reads the policy file at `path`, and the keys it names; with its text.
 ///
 /// # Errors
 /// [`LoadError`] where the file cannot be read or breaks a rule.
-pub fn load(path: &Path, secrets: &Secrets) -> Result<Policy, LoadError> {
+pub fn load(path: &Path, secrets: &Secrets) -> Result<(Policy, String), LoadError> {
     let text = read(path)?;
-    parse(&Source::new(path, &text), secrets).map_err(|errors| LoadError::Policy {
+    let policy = parse(&Source::new(path, &text), secrets).map_err(|errors| LoadError::Policy {
         path: path.to_owned(),
         errors,
-    })
+    })?;
+    Ok((policy, text))
 }
 
-fn read(path: &Path) -> Result<String, LoadError> {
+/// The text of the policy file at `path`, which need not be a good one.
+///
+/// # Errors
+/// [`LoadError`], but for `Policy`.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let path = path.to_owned();
     // Asked before opening, for opening a pipe waits for its other end.
     match std::fs::metadata(&path) {

@@ -332,6 +332,23 @@ pub struct EndpointSet {
     pub inbound: InboundKeying,
 }
 
+impl EndpointSet {
+    /// Takes it with its keys, and leaves what forgot them.
+    pub fn take(&mut self) -> Self {
+        Self {
+            outbound: OutboundKeying {
+                key: self.outbound.key.take(),
+                ..self.outbound
+            },
+            inbound: InboundKeying {
+                key: self.inbound.key.take(),
+                ..self.inbound
+            },
+            ..*self
+        }
+    }
+}
+
 /// What comes with ESP in UDP (RFC 3948); of no meaning without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NatTraversal {

@@ -7,6 +7,7 @@ use super::diagnostic::{Fault, Faults, PolicyError, Source};
 use super::file::{self, Key, Table};
 use super::keying::KeySource;
 use super::model::Policy;
+use super::progress::{Phase, Progress};
 use super::rule::RuleDraft;
 use super::secret::Secrets;
 use super::tunnel::TunnelDraft;
@@ -32,15 +33,32 @@ const KEYS: &[&Key] = &[
 /// # Errors
 /// Everything that is wrong, in the order of the file; never empty.
 pub fn parse(source: &Source<'_>, secrets: &Secrets) -> Result<Policy, Vec<PolicyError>> {
+    parse_watched(source, secrets, &Progress::default())
+}
+
+/// As [`parse`], and tells how far it is.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_watched(
+    source: &Source<'_>,
+    secrets: &Secrets,
+    progress: &Progress,
+) -> Result<Policy, Vec<PolicyError>> {
     let mut faults = Faults::new(*source);
-    let policy = read(source, secrets, &mut faults);
+    progress.begin(Phase::Reading, 0);
+    let policy = read(source, (secrets, progress), &mut faults);
     match policy {
         Some(policy) if faults.is_empty() => Ok(policy),
         _ => Err(faults.finish()),
     }
 }
 
-fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Option<Policy> {
+fn read(
+    source: &Source<'_>,
+    (secrets, progress): (&Secrets, &Progress),
+    faults: &mut Faults<'_>,
+) -> Option<Policy> {
     let document = file::parse_toml(source.text(), faults);
     let root = Table::new("the file", 0..0, document.get_ref());
     root.refuse_unknown(KEYS, &[], faults);
@@ -69,8 +87,11 @@ fn read(source: &Source<'_>, secrets: &Secrets, faults: &mut Faults<'_>) -> Opti
     let key_source = KeySource {
         directory: source.path().parent().unwrap_or(Path::new("")),
         secrets,
+        progress,
     };
-    let tunnels = tunnel::read(&tables(&TUNNEL, "[[tunnel]]", faults), &key_source, faults);
+    let tunnels = tables(&TUNNEL, "[[tunnel]]", faults);
+    progress.begin(Phase::Checking, tunnels.len());
+    let tunnels = tunnel::read(&tunnels, &key_source, faults);
     tunnel::check_unique(&tunnels, faults);
     tunnel::check_lab_keys(&tunnels, &gateway.lab_keys, faults);
     let bypasses = tables(&BYPASS, "[[bypass]]", faults);

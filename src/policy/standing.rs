@@ -265,6 +265,16 @@ impl Standing {
         standing
     }
 
+    /// Slots of the pairs of the policy.
+    pub fn slots(&self) -> impl Iterator<Item = SaIndex> {
+        endpoint_sets(&self.policy).map(|(slot, ..)| slot)
+    }
+
+    /// Slots of the pairs that it names no more.
+    pub fn gone_slots(&self) -> impl Iterator<Item = SaIndex> {
+        self.gone.keys().copied()
+    }
+
     /// Slots of pairs that are leaving and that nothing is sealed by.
     pub fn leaving(&self) -> impl Iterator<Item = SaIndex> {
         let sealing: BTreeSet<SaIndex> = self.beside.sealing.values().copied().collect();

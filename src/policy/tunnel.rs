@@ -186,10 +186,12 @@ pub(super) fn read<'a>(
     source: &KeySource<'_>,
     faults: &mut Faults<'_>,
 ) -> Vec<TunnelDraft<'a>> {
-    tables
-        .iter()
-        .map(|table| tunnel(table, source, faults))
-        .collect()
+    let read = |table| {
+        let tunnel = tunnel(table, source, faults);
+        source.progress.step();
+        tunnel
+    };
+    tables.iter().map(read).collect()
 }
 
 fn tunnel<'a>(

@@ -209,6 +209,19 @@ impl Gateway {
         serde_json::from_str(&text).map_err(|why| Failure(format!("show {what}: {why}: {text}")))
     }
 
+    /// What `simplon` says to these arguments and the control socket's name.
+    ///
+    /// # Errors
+    /// What the command said, where it failed.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let (binary, socket) = (binary()?, self.socket.to_string_lossy());
+        let binary = binary.to_string_lossy();
+        let mut command = vec![&*binary];
+        command.extend(arguments);
+        command.extend(["--socket", &*socket]);
+        run(&command)
+    }
+
     /// Packets dropped so far for `reason`, in `direction`: `outbound` is what entered on the protected side.
     ///
     /// # Errors

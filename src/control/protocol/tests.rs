@@ -23,10 +23,42 @@ fn code(line: &str) -> i64 {
     ask(line)["error"]["code"].as_i64().expect("a code")
 }
 
+/// What a method cannot do without.
+fn parameters(method: Method) -> Value {
+    match method {
+        Method::PolicyAdd | Method::PolicyReplace => json!({ "text": "" }),
+        Method::PolicyDiff | Method::PolicyLoad => json!({ "path": "/a.toml" }),
+        Method::PolicyJob => json!({ "job": 1 }),
+        Method::PolicyRemove => json!({ "names": ["a"] }),
+        _ => json!({}),
+    }
+}
+
+#[test]
+fn changes_are_understood_with_their_settings() {
+    let load = |params: Value| ask(&request_line(Method::PolicyLoad, &params));
+    let settings = json!({ "fresh_keys": true, "confirm_s": 5 });
+    let answer = load(json!({ "path": "/a.toml", "settings": settings }));
+    let wanted = ChangeSettings {
+        fresh_keys: true,
+        confirm_s: Some(5),
+        ..ChangeSettings::default()
+    };
+    let call = Call::PolicyLoad("/a.toml".into(), ChangeKind::Load, wanted);
+    assert_eq!(answer["result"], format!("{call:?}"));
+    for wrong in [
+        json!({ "path": "a.toml" }),
+        json!({ "path": "/a", "settings": { "x": 1 } }),
+        json!({}),
+    ] {
+        assert_eq!(load(wrong)["error"]["code"], INVALID_PARAMS);
+    }
+}
+
 #[test]
 fn every_method_is_answered_with_its_id() {
     for method in Method::ALL {
-        let answer = ask(&request_line(method, &json!({})));
+        let answer = ask(&request_line(method, &parameters(method)));
         assert_eq!(answer["id"], 1);
         assert_eq!(
             answer.get("error").is_some(),

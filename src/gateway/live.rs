@@ -1,0 +1,564 @@
+//! Changes the policy of a gateway that carries traffic: what a change does not name is not touched.
+//!
+//! A change is made on a thread of its own ([`crate::control::change`]) and taken up here in turns of the control thread: SAs
+//! first, then the tables in one store, so that workers see all of it or nothing. Pairs that take the place of others open at once
+//! and seal once the peer has used its own, or some time has passed; the others open on for a while and leave then.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::records::Records;
+use crate::control::change::report::{
+    ChangeKind, ChangeSettings, JobReport, JobState, PolicyTextReport,
+};
+use crate::control::change::{InForce, Made, Maker, PolicyText, Wish};
+use crate::control::events::{Event, EventQueue, PolicyChange};
+use crate::control::protocol::{ApiError, REFUSED};
+use crate::ids::SaIndex;
+use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
+use crate::policy::compile::Compiled;
+use crate::policy::edit::Edit;
+use crate::policy::model::Policy;
+use crate::policy::progress::{Phase, permille};
+use crate::rcu::Writer;
+
+/// Pairs installed in one turn of the control thread.
+const PAIRS_PER_TURN: usize = 512;
+/// Changes that may wait.
+const QUEUE: usize = 64;
+/// Jobs that are remembered.
+const REMEMBERED: usize = 256;
+
+/// The policy of a running gateway, and what is being made of it.
+pub struct Live {
+    in_force: InForce,
+    maker: Maker,
+    /// Rises with each policy that comes into force.
+    generation: u64,
+    waiting: VecDeque<Asked>,
+    current: Option<Current>,
+    jobs: VecDeque<JobReport>,
+    last_job: u64,
+    pending: Option<Pending>,
+    /// Pairs that others seal for.
+    moves: BTreeMap<SaIndex, Move>,
+    /// When pairs leave that the policy names no more.
+    leaves: BTreeMap<SaIndex, Instant>,
+}
+
+/// What a turn works on.
+pub struct Parts<'a> {
+    /// The SAs.
+    pub sad: &'a Sad,
+    /// The right to replace them.
+    pub writer: &'a mut Writer,
+    /// What is kept of each.
+    pub records: &'a mut Records,
+    /// Goes by another policy from now on: it is published when this returns.
+    pub adopt: &'a mut dyn FnMut(Compiled, &mut Writer),
+    /// Where it is told.
+    pub events: &'a EventQueue,
+}
+
+struct Asked {
+    /// The job; none where nobody asked.
+    job: Option<(u64, ChangeKind)>,
+    wish: Wish,
+    settings: ChangeSettings,
+}
+
+struct Current {
+    job: Option<(u64, ChangeKind)>,
+    settings: ChangeSettings,
+    settled: (Vec<SaIndex>, Vec<SaIndex>),
+    stage: Stage,
+}
+
+enum Stage {
+    Making,
+    /// So many of its pairs are installed.
+    Installing(Box<Made>, usize),
+}
+
+/// What is come back to unless a change is confirmed.
+struct Pending {
+    before: InForce,
+    until: Instant,
+}
+
+/// When a pair begins to seal.
+#[derive(Clone, Copy)]
+struct Move {
+    at_latest: Instant,
+    grace: Duration,
+}
+
+impl Live {
+    /// A gateway that runs by `in_force`.
+    pub fn new(in_force: InForce, maker: Maker) -> Self {
+        Self {
+            in_force,
+            maker,
+            generation: 1,
+            waiting: VecDeque::new(),
+            current: None,
+            jobs: VecDeque::new(),
+            last_job: 0,
+            pending: None,
+            moves: BTreeMap::new(),
+            leaves: BTreeMap::new(),
+        }
+    }
+
+    /// The policy in force, without its keys.
+    pub fn policy(&self) -> &Policy {
+        self.in_force.standing.policy()
+    }
+
+    /// Whether there is more to do at once.
+    pub fn is_busy(&self) -> bool {
+        let is_installing = |current: &Current| matches!(current.stage, Stage::Installing(..));
+        self.current.as_ref().is_some_and(is_installing)
+    }
+
+    /// Asks for the policy in the file at `path`; or, with `ChangeKind::Diff`, what is different in it. Returns the job.
+    ///
+    /// # Errors
+    /// Where another change waits to be confirmed, or too many are waiting.
+    pub fn load(
+        &mut self,
+        path: PathBuf,
+        kind: ChangeKind,
+        settings: ChangeSettings,
+    ) -> Result<JobReport, ApiError> {
+        self.ask(kind, Wish::Load(path), settings)
+    }
+
+    /// Asks for the file again that the policy in force is from.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn reload(&mut self) -> Result<JobReport, ApiError> {
+        let path = self.in_force.text.path.clone();
+        self.load(path, ChangeKind::Load, ChangeSettings::default())
+    }
+
+    /// Asks for a change of the policy in force.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn edit(&mut self, edit: Edit, settings: ChangeSettings) -> Result<JobReport, ApiError> {
+        let kind = match edit {
+            Edit::Add(_) => ChangeKind::Add,
+            Edit::Remove(_) => ChangeKind::Remove,
+            Edit::Replace(_) => ChangeKind::Replace,
+        };
+        self.ask(kind, Wish::Edit(edit), settings)
+    }
+
+    fn ask(
+        &mut self,
+        kind: ChangeKind,
+        wish: Wish,
+        settings: ChangeSettings,
+    ) -> Result<JobReport, ApiError> {
+        let waits = self.waiting.iter().map(|asked| &asked.settings);
+        let waits = waits.chain(self.current.as_ref().map(|current| &current.settings));
+        let is_pending = self.pending.is_some() || waits.clone().any(|one| one.confirm_s.is_some());
+        if is_pending && kind != ChangeKind::Diff {
+            return Err(ApiError::new(
+                REFUSED,
+                "a change waits to be confirmed: `simplon policy confirm` keeps it, `simplon policy rollback` takes it back",
+            ));
+        }
+        if self.waiting.len() >= QUEUE {
+            let message =
+                format!("{QUEUE} changes are waiting: try again when some of them are done");
+            return Err(ApiError::new(REFUSED, message));
+        }
+        Ok(self.enqueue(kind, wish, settings))
+    }
+
+    fn enqueue(&mut self, kind: ChangeKind, wish: Wish, settings: ChangeSettings) -> JobReport {
+        self.last_job += 1;
+        let job = self.last_job;
+        let report = JobReport {
+            job,
+            what: kind,
+            state: JobState::Running,
+            phase: Phase::Waiting.name().into(),
+            permille: 0,
+            generation: None,
+            difference: Vec::new(),
+            error: None,
+            confirm_within_s: None,
+        };
+        self.waiting.push_back(Asked {
+            job: Some((job, kind)),
+            wish,
+            settings,
+        });
+        self.jobs.push_back(report.clone());
+        if self.jobs.len() > REMEMBERED {
+            self.jobs.pop_front();
+        }
+        report
+    }
+
+    /// How far a job is.
+    ///
+    /// # Errors
+    /// Where nobody remembers it.
+    pub fn job(&self, job: u64) -> Result<JobReport, ApiError> {
+        let found = self.jobs.iter().find(|report| report.job == job);
+        let Some(mut report) = found.cloned() else {
+            let message = format!("no job {job} is remembered; the last {REMEMBERED} are");
+            return Err(ApiError::new(REFUSED, message));
+        };
+        let current = self.current.as_ref();
+        if let Some(current) = current.filter(|current| current.job.map(|(at, _)| at) == Some(job))
+        {
+            match &current.stage {
+                Stage::Making => {
+                    let progress = self.maker.progress();
+                    report.phase = progress.phase().name().into();
+                    report.permille = progress.permille();
+                }
+                Stage::Installing(made, done) => {
+                    report.phase = Phase::Installing.name().into();
+                    report.permille = permille(*done, made.pairs.len());
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// The policy in force as text.
+    pub fn text(&self, now: Instant) -> PolicyTextReport {
+        let PolicyText { path, text } = (*self.in_force.text).clone();
+        PolicyTextReport {
+            path,
+            text,
+            generation: self.generation,
+            confirm_within_s: self.confirm_within_s(now),
+        }
+    }
+
+    fn confirm_within_s(&self, now: Instant) -> Option<u64> {
+        let pending = self.pending.as_ref()?;
+        Some(pending.until.saturating_duration_since(now).as_secs())
+    }
+
+    /// Keeps the change that waits for it. Returns the number of the policy in force.
+    ///
+    /// # Errors
+    /// Where none does.
+    pub fn confirm(&mut self, events: &EventQueue) -> Result<u64, ApiError> {
+        match self.pending.take() {
+            Some(pending) => {
+                self.maker.free(pending);
+                self.tell(PolicyChange::Confirmed, events);
+                Ok(self.generation)
+            }
+            None => Err(nothing_pending()),
+        }
+    }
+
+    /// Takes back the change that waits to be confirmed.
+    ///
+    /// # Errors
+    /// Where none does.
+    pub fn roll_back(&mut self) -> Result<JobReport, ApiError> {
+        let pending = self.pending.take().ok_or_else(nothing_pending)?;
+        let back = Wish::Back(Box::new(pending.before));
+        Ok(self.enqueue(ChangeKind::RollBack, back, ChangeSettings::default()))
+    }
+
+    /// One turn. Call it many times a second.
+    pub fn turn(&mut self, parts: &mut Parts<'_>, now: Instant) {
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.until <= now)
+        {
+            warn!("the change of the policy was not confirmed in time: it is rolled back");
+            // It is pending.
+            let _ = self.roll_back();
+        }
+        match self.current.take() {
+            None => self.begin(parts, now),
+            Some(current) => self.go_on(current, parts, now),
+        }
+    }
+
+    fn begin(&mut self, parts: &Parts<'_>, now: Instant) {
+        let asked = self.waiting.pop_front().or_else(|| self.settle(parts, now));
+        let Some(Asked {
+            job,
+            wish,
+            settings,
+        }) = asked
+        else {
+            return;
+        };
+        let settled = match &wish {
+            Wish::Settle { moved, dropped } => (moved.clone(), dropped.clone()),
+            _ => Default::default(),
+        };
+        self.maker.begin(wish, self.in_force.clone());
+        self.current = Some(Current {
+            job,
+            settings,
+            settled,
+            stage: Stage::Making,
+        });
+    }
+
+    /// What is due of pairs that take the place of others.
+    fn settle(&self, parts: &Parts<'_>, now: Instant) -> Option<Asked> {
+        let has_opened = |slot: &SaIndex| {
+            let sa = parts.sad.inbound().get_owned(parts.writer, slot.index());
+            sa.is_some_and(|sa| sa.counters().packets() > 0)
+        };
+        let moves = self.moves.iter();
+        let due = moves.filter(|(slot, due)| due.at_latest <= now || has_opened(slot));
+        let moved: Vec<SaIndex> = due.map(|(slot, _)| *slot).collect();
+        let may_leave = |slot: &SaIndex| self.leaves.get(slot).is_some_and(|at| *at <= now);
+        let dropped: Vec<SaIndex> = match self.pending {
+            // They are what is come back to.
+            Some(_) => Vec::new(),
+            None if self.leaves.is_empty() => Vec::new(),
+            None => self.in_force.standing.leaving().filter(may_leave).collect(),
+        };
+        let is_due = !moved.is_empty() || !dropped.is_empty();
+        is_due.then(|| Asked {
+            job: None,
+            wish: Wish::Settle { moved, dropped },
+            settings: ChangeSettings::default(),
+        })
+    }
+
+    fn go_on(&mut self, mut current: Current, parts: &mut Parts<'_>, now: Instant) {
+        let stage = std::mem::replace(&mut current.stage, Stage::Making);
+        current.stage = match stage {
+            Stage::Making => match self.maker.take() {
+                None => Stage::Making,
+                Some(Err(refusal)) => return self.refuse(&current, refusal),
+                Some(Ok(made)) if matches!(current.job, Some((_, ChangeKind::Diff))) => {
+                    return self.end(&current, made, now);
+                }
+                Some(Ok(made)) => match start_leases(&made, &current.settings, parts.records) {
+                    Ok(()) => Stage::Installing(made, 0),
+                    Err(refusal) => {
+                        self.maker.free(made);
+                        return self.refuse(&current, refusal);
+                    }
+                },
+            },
+            Stage::Installing(made, done) if done < made.pairs.len() => {
+                let policy = Arc::clone(made.in_force.standing.policy());
+                for pair in made.pairs.iter().skip(done).take(PAIRS_PER_TURN) {
+                    if let Some(tunnel) = policy.tunnels.get(pair.tunnel.index()) {
+                        let sad = (parts.sad, &mut *parts.writer);
+                        parts.records.install(tunnel, &pair.set, sad);
+                    }
+                }
+                Stage::Installing(made, done + PAIRS_PER_TURN)
+            }
+            Stage::Installing(made, _) => {
+                let made = self.take_up(made, &current, parts, now);
+                return self.end(&current, made, now);
+            }
+        };
+        self.current = Some(current);
+    }
+
+    fn refuse(&mut self, current: &Current, refusal: String) {
+        let Some((job, _)) = current.job else {
+            // Nobody asked, and nothing of it can be wrong.
+            error!("{refusal}");
+            return;
+        };
+        let first = refusal.lines().next().unwrap_or_default();
+        error!(job, "the policy stays as it is: {first}");
+        if let Some(report) = self.report_mut(job) {
+            report.state = JobState::Refused;
+            report.error = Some(refusal);
+        }
+    }
+
+    fn report_mut(&mut self, job: u64) -> Option<&mut JobReport> {
+        self.jobs.iter_mut().rev().find(|report| report.job == job)
+    }
+
+    /// Notes that a job is done.
+    fn end(&mut self, current: &Current, mut made: Box<Made>, now: Instant) {
+        let difference = std::mem::take(&mut made.difference);
+        self.maker.free(made);
+        let (generation, within) = (self.generation, self.confirm_within_s(now));
+        let Some((job, kind)) = current.job else {
+            return;
+        };
+        if let Some(report) = self.report_mut(job) {
+            report.state = JobState::Done;
+            report.difference = difference;
+            if kind != ChangeKind::Diff {
+                report.generation = Some(generation);
+                report.confirm_within_s = within;
+            }
+        }
+    }
+
+    /// Goes by what was made, all of whose pairs are installed. Returns what is left of it, to be freed.
+    fn take_up(
+        &mut self,
+        made: Box<Made>,
+        current: &Current,
+        parts: &mut Parts<'_>,
+        now: Instant,
+    ) -> Box<Made> {
+        let mut made = made;
+        let records = &mut *parts.records;
+        let sad = parts.sad;
+        if !made.pairs.is_empty() {
+            // The first numbers have to be on disk before a packet may have one.
+            records.leases.tick(sad, parts.writer);
+        }
+        if let Some(mut rows) = made.rows.take() {
+            rows.take_refusals(&mut records.rows);
+            made.rows = Some(std::mem::replace(&mut records.rows, rows));
+            for slot in &made.step.fresh {
+                if let Some(row) = records.rows.get(*slot) {
+                    records.paths.add(row, sad, parts.writer);
+                }
+            }
+        }
+        records.peers.add(std::mem::take(&mut made.peers));
+        let compiled = std::mem::take(&mut made.compiled);
+        (parts.adopt)(compiled, parts.writer);
+        std::mem::swap(&mut self.in_force, &mut made.in_force);
+        let (moved, dropped) = &current.settled;
+        parts
+            .records
+            .drop_pairs(dropped, (parts.sad, &mut *parts.writer));
+        self.schedule(&made, (moved, &current.settings), now);
+        let Some((job, kind)) = current.job else {
+            return made;
+        };
+        self.generation += 1;
+        if let Some(seconds) = current.settings.confirm_s {
+            self.pending = Some(Pending {
+                before: made.in_force.clone(),
+                until: now + Duration::from_secs(seconds.into()),
+            });
+        }
+        let (policy, fresh) = (self.generation, made.step.fresh.len());
+        let left = made.step.left.len();
+        info!(job, policy, fresh, left, "another policy is in force");
+        self.tell(kind.into(), parts.events);
+        made
+    }
+
+    /// Notes when pairs that came with it begin to seal, and when those that it does not name leave.
+    fn schedule(
+        &mut self,
+        made: &Made,
+        (moved, settings): (&[SaIndex], &ChangeSettings),
+        now: Instant,
+    ) {
+        let standing = &self.in_force.standing;
+        let beside = standing.beside();
+        let graces: BTreeMap<SaIndex, Duration> = moved
+            .iter()
+            .filter_map(|slot| Some((*slot, self.moves.get(slot)?.grace)))
+            .collect();
+        let longest = graces.values().max().copied();
+        let grace = Duration::from_secs(settings.grace_s.into());
+        self.moves
+            .retain(|slot, _| beside.sealing.contains_key(slot));
+        for slot in &made.step.fresh {
+            if beside.sealing.contains_key(slot) {
+                let after = Duration::from_secs(settings.outbound_after_s.into());
+                let at_latest = now + after;
+                self.moves.insert(*slot, Move { at_latest, grace });
+            }
+        }
+        self.leaves
+            .retain(|slot, _| beside.leaving.iter().any(|sa| sa.slot == *slot));
+        if beside.leaving.is_empty() {
+            return;
+        }
+        let sealing: std::collections::BTreeSet<SaIndex> = standing.leaving().collect();
+        for sa in &beside.leaving {
+            if !sealing.contains(&sa.slot) || self.leaves.contains_key(&sa.slot) {
+                continue;
+            }
+            // Nothing comes for a tunnel that is gone.
+            let grace = match sa.tunnel {
+                Some(_) => longest.unwrap_or(grace),
+                None => Duration::ZERO,
+            };
+            self.leaves.insert(sa.slot, now + grace);
+        }
+    }
+
+    fn tell(&self, what: PolicyChange, events: &EventQueue) {
+        events.emit(Event::Policy {
+            what,
+            generation: self.generation,
+        });
+    }
+}
+
+fn nothing_pending() -> ApiError {
+    ApiError::new(REFUSED, "no change waits to be confirmed")
+}
+
+/// Sees to it that every fresh pair can be started; if not, nothing has changed.
+fn start_leases(
+    made: &Made,
+    settings: &ChangeSettings,
+    records: &mut Records,
+) -> Result<(), String> {
+    let mut unknown = Vec::new();
+    let mut refused = String::new();
+    let tunnels = &made.in_force.standing.policy().tunnels;
+    for pair in &made.pairs {
+        let (outbound, inbound) = pair.fingerprints();
+        let halves = [
+            (Direction::Outbound, outbound, pair.set.outbound.spi),
+            (Direction::Inbound, inbound, pair.set.inbound.spi),
+        ];
+        for (direction, key, spi) in halves {
+            if records.leases.knows(direction, key).map_err(no_state)? {
+                continue;
+            }
+            unknown.push((direction, key));
+            if !settings.fresh_keys {
+                let tunnel = tunnels.get(pair.tunnel.index());
+                let name = tunnel.map_or("", |tunnel| tunnel.name.as_str());
+                refused += &format!(
+                    "error: no record of the key of the {} SA {spi} of tunnel \"{name}\"\n",
+                    direction.name()
+                );
+            }
+        }
+    }
+    if !refused.is_empty() {
+        return Err(refused
+            + "help: if these keys have never sealed a packet, load with --fresh-keys; if they have, give both ends new ones\n");
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    records.leases.declare(&unknown).map_err(no_state)
+}
+
+fn no_state(reason: String) -> String {
+    format!("error: no SA can be started: {reason}\n")
+}
