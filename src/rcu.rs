@@ -231,11 +231,21 @@ impl<T> Slots<T> {
         // SAFETY: as in `get`; freeing needs `&mut Writer`, which this borrow of the writer excludes.
         unsafe { value.as_ref() }
     }
+
+    /// As [`Self::view`], for the owner of the writer.
+    pub fn view_owned<'w>(&'w self, writer: &'w Writer) -> SlotsView<'w, T> {
+        let slots: &[AtomicPtr<T>] = if Arc::ptr_eq(&writer.domain, &self.domain) {
+            &self.slots
+        } else {
+            &[]
+        };
+        SlotsView { slots }
+    }
 }
 
 /// The slots as one reader sees them during one round.
 pub struct SlotsView<'g, T> {
-    // INVARIANT: slots of the domain of a guard that lives for `'g`.
+    // INVARIANT: slots of the domain of a guard, or of a writer borrowed, that lives for `'g`.
     slots: &'g [AtomicPtr<T>],
 }
 
@@ -252,7 +262,8 @@ impl<'g, T> SlotsView<'g, T> {
     #[inline]
     pub fn get(self, index: usize) -> Option<&'g T> {
         let value = self.slots.get(index)?.load(Ordering::Acquire);
-        // SAFETY: as in `Slots::get`, whose check of the guard `Slots::view` has made; `'g` is a borrow of that guard.
+        // SAFETY: as in `Slots::get`, whose check of the guard `Slots::view` has made, and `'g` is a borrow of that guard; or
+        // as in `Slots::get_owned`, whose check `Slots::view_owned` has made, and `'g` is a borrow of the writer.
         unsafe { value.as_ref() }
     }
 
@@ -379,6 +390,8 @@ mod tests {
         assert!(writer.replace(&slots, 0, Some(Box::new(7))).is_ok());
         assert_eq!(slots.get(&others[0].enter(), 0), None);
         assert_eq!(slots.view(&others[0].enter()).get(0), None);
+        assert_eq!(slots.view_owned(&other).get(0), None);
+        assert_eq!(slots.view_owned(&writer).get(0), Some(&7));
         assert!(other.replace(&slots, 0, Some(Box::new(8))).is_err());
     }
 }

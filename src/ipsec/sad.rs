@@ -42,9 +42,17 @@ impl Sad {
             inbound: self.inbound.view(guard),
         }
     }
+
+    /// What the owner of the writer sees.
+    pub fn view_owned<'w>(&'w self, writer: &'w Writer) -> SadView<'w> {
+        SadView {
+            outbound: self.outbound.view_owned(writer),
+            inbound: self.inbound.view_owned(writer),
+        }
+    }
 }
 
-/// The SAs as one worker sees them during one round.
+/// The SAs as one worker sees them during one round, or the control side.
 #[derive(Clone, Copy)]
 pub struct SadView<'g> {
     outbound: SlotsView<'g, OutboundSa>,

@@ -193,6 +193,20 @@ impl SeqAllocator {
         }
     }
 
+    /// The number that the next packet would get, were it taken now; it is not.
+    ///
+    /// # Errors
+    /// Why there would be none: as in [`SeqRun::short`].
+    pub fn peek(&self) -> Result<u64, DropReason> {
+        let leased = self.leased.load(Ordering::Acquire);
+        let next = self.next();
+        if next < leased {
+            Ok(next)
+        } else {
+            Err(self.shortage(leased))
+        }
+    }
+
     /// First number that nobody was given: what is beyond the lease was taken and not used.
     pub fn unused(&self) -> u64 {
         match self.leased() {
@@ -283,6 +297,23 @@ mod tests {
         seq.extend_lease(100);
         // 11 to 16 were taken beyond the lease and are lost, not used.
         assert_eq!(seq.take(1).first, 17);
+    }
+
+    #[test]
+    fn peek_says_what_is_taken_next_and_takes_nothing() {
+        for as_owner in [false, true] {
+            let seq = SeqAllocator::new(1, true);
+            seq.extend_lease(40);
+            for _ in 0..60 {
+                let said = [seq.peek(), seq.peek()];
+                let run = match as_owner {
+                    true => seq.take_as_owner(1),
+                    false => seq.take(1),
+                };
+                let taken = run.short.map_or(Ok(run.first), Err);
+                assert_eq!(said, [taken; 2]);
+            }
+        }
     }
 
     #[test]

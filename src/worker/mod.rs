@@ -16,7 +16,6 @@
 
 pub mod classify;
 pub mod counters;
-#[cfg(any(feature = "dpdk", test))]
 mod cut;
 #[cfg(feature = "dpdk")]
 pub mod datapath;
@@ -27,6 +26,7 @@ pub mod host;
 pub mod parse;
 pub mod probe;
 pub mod reassembly;
+pub mod rehearsal;
 #[cfg(feature = "dpdk")]
 pub mod remake;
 #[cfg(feature = "dpdk")]
