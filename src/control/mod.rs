@@ -4,6 +4,7 @@
 
 pub mod change;
 pub mod events;
+pub mod explain;
 pub mod leases;
 pub mod lifetimes;
 pub mod peers;

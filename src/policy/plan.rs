@@ -261,6 +261,11 @@ impl Plan {
         port.into_iter().flat_map(|port| &port.neighbours)
     }
 
+    /// The address of the next hop at `index` of the tables.
+    pub fn next_hop_address(&self, index: NextHopIndex) -> Option<IpAddr> {
+        self.hops.address(index).map(|(address, _)| address)
+    }
+
     /// Whether packets for `destination` can leave by `port`, with all that was taken in.
     pub fn is_reachable(&self, port: PortIndex, destination: IpAddr) -> bool {
         let found = self
