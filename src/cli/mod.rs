@@ -4,9 +4,11 @@
 
 #[cfg(feature = "dpdk")]
 mod bench;
+mod capture;
 mod check;
 mod client;
 mod events;
+mod explain;
 mod keys;
 #[cfg(feature = "dpdk")]
 mod log;
@@ -58,6 +60,9 @@ enum Command {
     Show(ShowArgs),
     /// Print what happens in a running gateway, as it comes
     Events(EventsArgs),
+    /// Tell what a running gateway would do with a packet, step by step, and why
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(Box<explain::ExplainArgs>),
     /// Change the policy of a running gateway: load, add, remove, replace, with a look ahead and a way back
     Policy(policy::PolicyArgs),
     /// Sequence numbers on disk
@@ -201,6 +206,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Check { file, against } => check::check(&file, against.as_deref()),
         Command::Show(args) => show::show(&args),
         Command::Events(args) => events::events(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Policy(args) => policy::policy(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),

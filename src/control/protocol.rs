@@ -15,6 +15,7 @@ use crate::control::change::report::{
     ChangeKind, ChangeSettings, DiffParams, JobParams, LoadParams, RemoveParams, TablesParams,
 };
 use crate::control::events::Kind;
+use crate::control::explain::Ask;
 use crate::policy::edit::Edit;
 
 /// The version of all that is said here. It rises with what would break a client.
@@ -51,6 +52,8 @@ pub enum Method {
     ApiVersion,
     /// Events from now on, over this connection.
     EventsSubscribe,
+    /// What would become of a packet, and why.
+    Explain,
     /// More tables in the policy.
     PolicyAdd,
     /// Keeps a change of the policy.
@@ -88,6 +91,8 @@ pub enum Method {
 /// A request that was understood and that the gateway has to answer, with its parameters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
+    /// [`super::explain::Explanation`].
+    Explain(Box<Ask>),
     /// [`JobReport`](super::change::report::JobReport).
     PolicyChange(Edit, ChangeSettings),
     /// A number: `generation`.
@@ -142,10 +147,11 @@ pub struct Subscribe {
 
 impl Method {
     /// Every method, by name.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ApiMethods,
         Self::ApiVersion,
         Self::EventsSubscribe,
+        Self::Explain,
         Self::PolicyAdd,
         Self::PolicyConfirm,
         Self::PolicyDiff,
@@ -170,6 +176,7 @@ impl Method {
             Self::ApiMethods => "api.methods",
             Self::ApiVersion => "api.version",
             Self::EventsSubscribe => "events.subscribe",
+            Self::Explain => "explain",
             Self::PolicyAdd => "policy.add",
             Self::PolicyConfirm => "policy.confirm",
             Self::PolicyDiff => "policy.diff",
@@ -211,6 +218,7 @@ impl Method {
                     kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
                 ));
             }
+            Self::Explain => params.read().map(|ask| Call::Explain(Box::new(ask))),
             Self::PolicyAdd => params
                 .read::<TablesParams>()
                 .map(|params| Call::PolicyChange(Edit::Add(params.text), params.settings)),

@@ -175,6 +175,11 @@ impl<'p> Hops<'p> {
         }
     }
 
+    /// What the tables are made of.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Whether there is more to do than was done in the last turn.
     pub(super) fn is_busy(&self) -> bool {
         self.is_busy

@@ -3,6 +3,7 @@
 
 mod assembly;
 mod devices;
+mod explain;
 mod hops;
 mod keepalive;
 mod lifetimes;

@@ -152,6 +152,7 @@ fn log_links(control: &Control<'_, '_>, links: &mut [Option<bool>]) {
 fn answer(control: &mut Control<'_, '_>, call: Call) -> Result<Value, ApiError> {
     let sad = &control.shared.sad;
     let report = match call {
+        Call::Explain(ask) => return super::explain::answer(control, &ask),
         Call::PolicyChange(edit, settings) => {
             serde_json::to_value(control.live.edit(edit, settings)?)
         }

@@ -71,6 +71,17 @@ pub fn protocol_name(protocol: u8) -> String {
     named.map_or_else(|| protocol.to_string(), |(name, _)| (*name).to_owned())
 }
 
+/// The IP protocol of a name that policies have for it, or of a number from 0 to 255.
+pub fn protocol_number(text: &str) -> Option<u8> {
+    let named = PROTOCOLS.iter().find(|(name, _)| *name == text);
+    named.map_or_else(|| text.parse().ok(), |(_, number)| Some(*number))
+}
+
+/// The names that policies have for IP protocols.
+pub fn protocol_names() -> impl Iterator<Item = &'static str> {
+    PROTOCOLS.iter().map(|(name, _)| *name)
+}
+
 /// One ordered policy as far as it could be read.
 pub(super) struct EntryDraft<'a> {
     span: Span,

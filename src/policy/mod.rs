@@ -41,7 +41,7 @@ mod trie;
 mod tunnel;
 
 pub use diagnostic::{PolicyError, Related, Source, render};
-pub use entry::protocol_name;
+pub use entry::{protocol_name, protocol_names, protocol_number};
 pub use load::{LoadError, control_socket, load, read};
 pub use model::Policy;
 pub use parse::{parse, parse_watched};
