@@ -5,6 +5,8 @@
 #![expect(clippy::cast_possible_truncation)]
 
 mod common;
+#[path = "hostile/explained.rs"]
+mod explained;
 #[path = "hostile/fragments.rs"]
 mod fragments;
 #[path = "hostile/inbound.rs"]
@@ -68,6 +70,7 @@ fn hostile_input_is_counted_and_goes_nowhere() {
     lifetimes::run(&mut rig);
     fragments::run(&mut rig);
     random::run(&mut rig);
+    explained::run(&mut rig);
     for gateway in [&rig.west, &rig.east] {
         gateway.assert_balanced();
         println!("{:?}: {:#?}", gateway.site, gateway.tally);

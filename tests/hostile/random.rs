@@ -13,10 +13,10 @@ const FRAMES: usize = 50_000;
 const BURST: usize = 50;
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
     }
 
     /// Below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 }
@@ -40,7 +40,7 @@ pub(crate) fn run(rig: &mut Rig<'_>) {
     protected(rig, &mut random);
 }
 
-fn mutate(frame: &mut Vec<u8>, random: &mut Random) {
+pub(crate) fn mutate(frame: &mut Vec<u8>, random: &mut Random) {
     // Past the MAC addresses, most of the time: what is not for us ends there.
     let from = if random.below(16) == 0 { 0 } else { 12 };
     for _ in 0..=random.below(4) {
