@@ -228,13 +228,13 @@ fn captured_packets_are_explained_and_end_as_was_said() -> Result<()> {
     real.args(["-n", "-c", "1", "-W", "1", nobody]);
     assert!(!real.output()?.status.success(), "nobody answers");
     assert!(punted_for(east, "inbound", "unresolved")? > before);
-    assert_refused(east, &file, frames.len());
+    assert_refused(east, &file, (frames.len(), at + 1));
     assert_balanced(&bed)?;
     assert_clean_stop(&mut bed)
 }
 
 /// What cannot be explained is a failure that says what to do.
-fn assert_refused(gateway: &Gateway, file: &Path, packets: usize) {
+fn assert_refused(gateway: &Gateway, file: &Path, (packets, replayed): (usize, usize)) {
     let file = file.to_str().expect("UTF-8");
     let beyond = (packets + 1).to_string();
     let flow = ["--local", "10.2.0.10", "--remote", "10.1.0.10"];
@@ -262,6 +262,23 @@ fn assert_refused(gateway: &Gateway, file: &Path, packets: usize) {
         assert!(said.contains(words), "{said}");
     }
     // For people.
+    let output = simplon(
+        gateway,
+        &[
+            "explain",
+            "--packet",
+            file,
+            "--number",
+            &replayed.to_string(),
+        ],
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(said.contains("stop  replay"), "{said}");
+    assert!(
+        said.contains("counters (inbound): received +1, dropped replayed +1"),
+        "{said}"
+    );
     let output = simplon(gateway, &[&["explain"], &flow[..]].concat());
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("ok    policy"), "{said}");

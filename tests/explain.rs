@@ -7,6 +7,8 @@ mod bed;
 mod flows;
 #[path = "explain/random.rs"]
 mod random;
+#[path = "explain/vlans.rs"]
+mod vlans;
 
 use std::collections::BTreeMap;
 

@@ -27,7 +27,7 @@ use crate::policy::plan::Plan;
 use crate::policy::tables::Tables;
 use crate::wire::vlan::VlanTags;
 use crate::worker::counters::DirectionCounters;
-use crate::worker::rehearsal::{Scene, rehearse, rehearse_opened};
+use crate::worker::rehearsal::{Scene, rehearse, rehearse_as_new, rehearse_opened};
 
 use decision::{decide, slots_of};
 use narrate::Narrator;
@@ -215,7 +215,7 @@ pub struct Sources<'a> {
 /// What would become of it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// One, or where it depends on how the packet came one for each.
+    /// One, or where it depends on how or when the packet comes one for each.
     pub cases: Vec<Case>,
 }
 
@@ -257,7 +257,7 @@ pub struct Case {
 /// One step.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Step {
-    /// Its name: `receive`, `headers`, `classify`, `policy`, `sa`, `replay`, `open`, `inner`, `next-hop`, `size`, `ttl`,
+    /// Its name: `receive`, `headers`, `classify`, `policy`, `sa`, `replay`, `open`, `inner`, `next-hop`, `size`, `cut`, `ttl`,
     /// `sequence`, `seal`, `send`.
     pub step: String,
     /// Whether the packet went on.
@@ -379,12 +379,36 @@ pub fn explain(ask: &Ask, sources: Sources<'_>) -> Result<Explanation, Refused> 
             vec![frame_case(&packet::in_frame(&packet, mac), index, sources)?]
         }
         (None, Some(captured)) => match sources.place(captured, port)? {
-            Placed::At(index, frame) => vec![frame_case(&frame, index, sources)?],
+            Placed::At(index, frame) => captured_cases(&frame, index, sources)?,
             Placed::UnknownVlan(first, tags) => vec![unknown_vlan(first, tags, sources)],
         },
         _ => return Err(Refused::FlowOrPacket),
     };
     Ok(Explanation { cases })
+}
+
+/// A captured frame; where its number was seen before, for a capture is mostly of what has passed, once more as if it were new.
+fn captured_cases(
+    frame: &[u8],
+    index: PortIndex,
+    sources: Sources<'_>,
+) -> Result<Vec<Case>, Refused> {
+    let case = frame_case(frame, index, sources)?;
+    let reason = case.verdict.reason.as_deref();
+    let refused = [DropReason::Replayed, DropReason::TooOld];
+    let is_old = refused.iter().any(|old| reason == Some(old.name()));
+    let mut cases = vec![case];
+    if is_old {
+        let scene = scene(index, sources)?;
+        let (passage, counters) = rehearse_as_new(frame, scene);
+        let mut narrator = Narrator::new(sources, scene, index);
+        narrator.receive(frame);
+        narrator.tell(&passage);
+        let mut again = narrator.finish(&passage, &counters);
+        again.assuming = Some("its sequence number is new".into());
+        cases.push(again);
+    }
+    Ok(cases)
 }
 
 /// A frame that a port receives.

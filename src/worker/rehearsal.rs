@@ -4,6 +4,8 @@
 //! noticed afterwards: no sequence number is taken, no window moved, no peer noted, nothing counted on SAs, and nothing sealed,
 //! for that would use a number. This is for the control side: it allocates, and a worker never comes here.
 
+use zerocopy::FromBytes;
+
 use crate::buf::{PacketBuf, TestBuf};
 use crate::crypto::aead::{ICV_LEN, IV_LEN};
 use crate::drop::{Aside, DropReason, Fate, PuntReason};
@@ -17,6 +19,7 @@ use crate::ipsec::sad::{BurstSas, SadView};
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
 use crate::policy::tables::{PortTable, Tables};
+use crate::wire::esp::EspHeader;
 use crate::wire::ip::protocol;
 use crate::wire::{esp, ether};
 use crate::worker::counters::DirectionCounters;
@@ -114,6 +117,18 @@ pub fn rehearse(frame: &[u8], scene: Scene<'_>) -> (Passage, DirectionCounters) 
     (passage, rehearsal.counters)
 }
 
+/// As [`rehearse`], as if the sequence number of a sealed packet had never been received: for one that was captured, and that
+/// has passed already.
+pub fn rehearse_as_new(frame: &[u8], scene: Scene<'_>) -> (Passage, DirectionCounters) {
+    let rehearsal = Rehearsal {
+        as_new: true,
+        ..Rehearsal::new(scene)
+    };
+    rehearsal.counters.received.add(1);
+    let passage = rehearsal.receive(frame, 0);
+    (passage, rehearsal.counters)
+}
+
 /// As [`rehearse`], of the IP packet `inner` as if the SA in `slot` had just opened it.
 pub fn rehearse_opened(
     inner: &[u8],
@@ -159,6 +174,8 @@ fn opened(inner: &[u8]) -> Vec<u8> {
 /// What one rehearsal goes by.
 struct Rehearsal<'g> {
     scene: Scene<'g>,
+    /// Every sequence number is taken for a new one.
+    as_new: bool,
     worker: WorkerId,
     flows: FlowCache,
     counters: DirectionCounters,
@@ -168,6 +185,7 @@ impl<'g> Rehearsal<'g> {
     fn new(scene: Scene<'g>) -> Self {
         Self {
             scene,
+            as_new: false,
             worker: WorkerId::new(),
             flows: FlowCache::new(),
             counters: DirectionCounters::default(),
@@ -242,6 +260,7 @@ impl<'r, 'g> Play<'r, 'g> {
         }
         if self.metas[0].is_live() {
             esp_in::replay_check_burst(&self.packets, &mut self.metas, &sas);
+            self.renew(&sas);
             self.note(Step::Replay);
         }
         if self.metas[0].is_live() {
@@ -250,6 +269,29 @@ impl<'r, 'g> Play<'r, 'g> {
         }
         // Here a worker moves the window, which of one packet says what the check said, and notes the peer.
         self.take_out(&sas);
+    }
+
+    /// Takes a number that was refused for a new one, where all are.
+    fn renew(&mut self, sas: &BurstSas<'_, InboundSa>) {
+        let refused = Fate::Dropped(DropReason::Replayed) == self.metas[0].fate
+            || Fate::Dropped(DropReason::TooOld) == self.metas[0].fate;
+        let sa = sas.as_slice().first().copied().flatten();
+        let header = self.packets[0]
+            .data()
+            .get(usize::from(self.metas[0].esp_offset)..)
+            .and_then(|payload| EspHeader::ref_from_prefix(payload).ok());
+        if let (true, Some(sa), Some((header, _))) = (refused && self.rehearsal.as_new, sa, header)
+        {
+            let low = header.seq.get();
+            let seq = match sa.identity().esn {
+                true => sa.window.rebuild(low, sa.window.top()),
+                false => Some(low.into()),
+            };
+            if let Some(seq) = seq {
+                self.metas[0].seq = seq;
+                self.metas[0].fate = Fate::Live;
+            }
+        }
     }
 
     /// What follows once the SA has opened it, or where it passes in clear.

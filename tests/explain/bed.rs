@@ -228,7 +228,12 @@ impl Bed {
             ..Ask::default()
         };
         let mut cases = self.ask(&ask).expect("explained").cases;
-        assert_eq!(cases.len(), 1);
+        // Of what has passed already there is a second one: what if it were new.
+        let is_old = matches!(
+            cases[0].verdict.reason.as_deref(),
+            Some("replayed" | "too-old")
+        );
+        assert_eq!(cases.len(), if is_old { 2 } else { 1 });
         cases.remove(0)
     }
 

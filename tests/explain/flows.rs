@@ -324,8 +324,26 @@ fn sealed_packet_is_opened_and_nothing_inside_is_told_unless_it_is_authentic() {
     );
     assert_eq!(case.sa.as_ref().and_then(|sa| sa.sequence), Some(5001));
     assert!(said(&case, "replay").contains("the highest seen is 5000, the window 1024 packets"));
+    // Once it has passed, it is a copy; and what it would be if it were not is told as well.
+    let mut bed = bed;
+    bed.pass(Side::Unprotected, &frame);
+    let ask = Ask {
+        packet: Some(Captured::new(&frame, Link::Ethernet)),
+        ..Ask::default()
+    };
+    let cases = bed.ask(&ask).expect("explained").cases;
+    assert_eq!(cases[0].verdict.reason.as_deref(), Some("replayed"));
+    assert_eq!(cases[0].inner, None);
+    let again = &cases[1];
+    assert_eq!(
+        again.assuming.as_deref(),
+        Some("its sequence number is new")
+    );
+    assert_eq!(again.inner, case.inner);
+    assert_eq!(again.verdict, case.verdict);
     let last = sealed.payload.len() - 1;
     sealed.payload[last] ^= 1;
+    sealed.payload[7] += 1;
     let case = bed.explain(Side::Unprotected, &framed(WAN_MAC, &sealed.bytes()));
     assert_eq!(case.verdict.reason.as_deref(), Some("bad-icv"));
     let told = serde_json::to_string(&case).expect("JSON");

@@ -6,7 +6,7 @@ use super::decision::{By, Decision, decide};
 use super::packet::{describe, ends, traffic, ttl};
 use super::{Case, HopFact, MtuFact, PolicyFact, SaFact, Sources, Step as Told};
 use crate::control::report::direction_name;
-use crate::drop::{Aside, DropReason, Fate, PuntReason};
+use crate::drop::{Aside, DropReason, Fate};
 use crate::ids::{NextHopIndex, PortIndex, SaIndex};
 use crate::ipsec::outer::Encapsulation;
 use crate::ipsec::sa::{OutboundSa, SaIdentity};
@@ -15,6 +15,9 @@ use crate::ipsec::traffic::Direction;
 use crate::policy::model::{MacAddr, Side};
 use crate::wire::ip::Ip;
 use crate::worker::rehearsal::{Moment, Passage, Scene, Step};
+
+/// Bytes of a frame beside its IP packet, with VLAN tags.
+const LINK_BYTES: usize = 14 + 8;
 
 /// Tells one case.
 pub(super) struct Narrator<'a> {
@@ -85,7 +88,12 @@ impl<'a> Narrator<'a> {
             frame.len(),
             self.case.port
         );
-        self.say("receive", true, what);
+        let mtu = self.sources.mtu(&self.case.port);
+        let long = mtu.filter(|mtu| frame.len() > usize::from(*mtu) + LINK_BYTES);
+        let long = long.map_or_else(String::new, |mtu| {
+            format!("; longer than its MTU of {mtu}, so that its link may not bring it")
+        });
+        self.say("receive", true, what + &long);
     }
 
     /// It is taken for granted that the SA in `slot` opened `packet`.
@@ -101,11 +109,9 @@ impl<'a> Narrator<'a> {
         for moment in &passage.moments {
             match moment.step {
                 Step::Parse => self.headers(moment),
-                Step::Classify if moment.meta.fate != Fate::Punted(PuntReason::Arp) => {
-                    let was = before.is_some_and(|before| before.meta.is_live());
-                    if was {
-                        self.classify(moment);
-                    }
+                // What the headers have ended is not looked at again.
+                Step::Classify if before.is_some_and(|before| before.meta.is_live()) => {
+                    self.classify(moment);
                 }
                 Step::Classify => {}
                 Step::FindSa => self.find_sa(moment, before),
@@ -138,6 +144,15 @@ impl<'a> Narrator<'a> {
             .iter()
             .find(|piece| piece.fate() != Fate::Live);
         let told = ended.unwrap_or(first);
+        if !told.moments.is_empty() {
+            let count = passage.pieces.len();
+            let which = if ended.is_some() { "one" } else { "the first" };
+            self.say(
+                "cut",
+                true,
+                format!("into {count} packets, {which} of which:"),
+            );
+        }
         let mut before = None;
         for moment in &told.moments {
             match moment.step {
@@ -156,10 +171,14 @@ impl<'a> Narrator<'a> {
             Fate::Dropped(DropReason::NotOurMac) => {
                 let mac = moment.packet.first_chunk().copied().map(MacAddr);
                 let mac = mac.map_or_else(String::new, |mac| format!("it is for {mac}: "));
-                self.say("headers", false, mac + DropReason::NotOurMac.help());
+                self.say(
+                    "headers",
+                    false,
+                    mac + &clause(DropReason::NotOurMac.help()),
+                );
             }
-            Fate::Dropped(reason) => self.say("headers", false, reason.help()),
-            Fate::Punted(reason) => self.say("classify", true, reason.help()),
+            Fate::Dropped(reason) => self.say("headers", false, clause(reason.help())),
+            Fate::Punted(reason) => self.say("classify", true, clause(reason.help())),
             _ => {
                 self.case.packet = describe(&moment.packet);
                 let what = match moment.packet.first().map(|first| first >> 4) {
@@ -192,9 +211,9 @@ impl<'a> Narrator<'a> {
                 return self.clear_text(moment, passed);
             }
             Fate::Dropped(reason) => {
-                return self.say("classify", false, reason.help());
+                return self.say("classify", false, clause(reason.help()));
             }
-            Fate::Punted(reason) => reason.help().to_owned(),
+            Fate::Punted(reason) => clause(reason.help()),
             Fate::Aside(_) => "a fragment of a packet that an SA is to open".to_owned(),
         };
         self.say("classify", true, what);
@@ -216,7 +235,7 @@ impl<'a> Narrator<'a> {
                 };
                 told + then
             }
-            None => DropReason::ClearText.help().to_owned(),
+            None => clause(DropReason::ClearText.help()),
         };
         self.say(
             "classify",
@@ -251,7 +270,7 @@ impl<'a> Narrator<'a> {
                 let why = why.map_or_else(String::new, |why| format!(": {why}"));
                 format!("{label} was not started{why}")
             }
-            Fate::Dropped(reason) => format!("{label}: {}", reason.help()),
+            Fate::Dropped(reason) => format!("{label}: {}", clause(reason.help())),
             _ => label,
         };
         self.say("sa", moment.meta.is_live(), what);
@@ -273,7 +292,7 @@ impl<'a> Narrator<'a> {
             ),
             (None, _) => match before.and_then(esp) {
                 Some((spi, _)) => format!("no inbound SA has SPI {spi:#010x}"),
-                None => DropReason::NoSa.help().to_owned(),
+                None => clause(DropReason::NoSa.help()),
             },
         }
     }
@@ -316,7 +335,7 @@ impl<'a> Narrator<'a> {
                 self.say(
                     "replay",
                     false,
-                    format!("{number}{} ({window})", reason.help()),
+                    format!("{number}{} ({window})", clause(reason.help())),
                 );
             }
             _ => {
@@ -324,14 +343,18 @@ impl<'a> Narrator<'a> {
                 if let Some(sa) = &mut self.case.sa {
                     sa.sequence = Some(seq);
                 }
-                self.say("replay", true, format!("number {seq} is new: {window}"));
+                let taken = match sa.is_some_and(|sa| sa.window.check(seq).is_ok()) {
+                    true => "is new",
+                    false => "is taken for a new one",
+                };
+                self.say("replay", true, format!("number {seq} {taken}: {window}"));
             }
         }
     }
 
     fn open(&mut self, moment: &Moment) {
         match moment.meta.fate {
-            Fate::Dropped(reason) => self.say("open", false, reason.help()),
+            Fate::Dropped(reason) => self.say("open", false, clause(reason.help())),
             _ => self.say(
                 "open",
                 true,
@@ -342,7 +365,7 @@ impl<'a> Narrator<'a> {
 
     fn inner(&mut self, moment: &Moment) {
         match moment.meta.fate {
-            Fate::Dropped(reason) => self.say("inner", false, reason.help()),
+            Fate::Dropped(reason) => self.say("inner", false, clause(reason.help())),
             _ => {
                 let inner = describe(&moment.packet);
                 // Of one that was made of words it is the packet itself.
@@ -361,7 +384,11 @@ impl<'a> Narrator<'a> {
         let carrier = moment.meta.sa.and_then(|slot| self.sources.pair(slot));
         let carrier = carrier.map_or("", |pair| pair.tunnel);
         let Some(traffic) = traffic(&moment.packet, Direction::Inbound) else {
-            return self.say("policy", passed, DropReason::SelectorMismatch.help());
+            return self.say(
+                "policy",
+                passed,
+                clause(DropReason::SelectorMismatch.help()),
+            );
         };
         let decision = decide(policy, self.sources.tables, traffic);
         let (local, remote) = ends(traffic);
@@ -425,7 +452,7 @@ impl<'a> Narrator<'a> {
     fn policy(&mut self, packet: &[u8], passed: bool) {
         let policy = self.sources.policy;
         let Some(traffic) = traffic(packet, Direction::Outbound) else {
-            return self.say("policy", passed, DropReason::BadExtension.help());
+            return self.say("policy", passed, clause(DropReason::BadExtension.help()));
         };
         let decision = decide(policy, self.sources.tables, traffic);
         self.note_policy(&decision);
@@ -615,7 +642,7 @@ impl<'a> Narrator<'a> {
 
     fn number(&mut self, moment: &Moment) {
         match moment.meta.fate {
-            Fate::Dropped(reason) => self.say("sequence", false, reason.help()),
+            Fate::Dropped(reason) => self.say("sequence", false, clause(reason.help())),
             _ => {
                 let seq = moment.meta.seq;
                 if let Some(sa) = &mut self.case.sa {
@@ -632,7 +659,7 @@ impl<'a> Narrator<'a> {
 
     fn encapsulate(&mut self, moment: &Moment) {
         if let Fate::Dropped(reason) = moment.meta.fate {
-            self.say("seal", false, reason.help());
+            self.say("seal", false, clause(reason.help()));
         }
     }
 
@@ -641,7 +668,7 @@ impl<'a> Narrator<'a> {
         let packet = before.map_or(&moment.packet, |before| &before.packet);
         let end = End::of(moment.meta.fate);
         let Ok(to) = Ip::parse(packet).map(|packet| packet.destination()) else {
-            return self.say("next-hop", false, DropReason::Runt.help());
+            return self.say("next-hop", false, clause(DropReason::Runt.help()));
         };
         self.hop(moment.meta.next_hop, to, end > End::Hop, "");
         if end > End::Hop {
@@ -658,7 +685,7 @@ impl<'a> Narrator<'a> {
             .port(self.egress)
             .map_or("", |port| port.name.as_str());
         match moment.meta.fate {
-            Fate::Dropped(reason) => self.say("send", false, reason.help()),
+            Fate::Dropped(reason) => self.say("send", false, clause(reason.help())),
             Fate::Aside(_) => {
                 let what = format!(
                     "by port {port}, in fragments of at most {} bytes",
@@ -690,6 +717,18 @@ fn esp(moment: &Moment) -> Option<(u32, u32)> {
         u32::from_be_bytes([*a, *b, *c, *d]),
         u32::from_be_bytes(*seq),
     ))
+}
+
+/// A reason's help within a sentence.
+fn clause(help: &str) -> String {
+    let text = help.strip_suffix('.').unwrap_or(help);
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain(text.chars().skip(1)).collect()
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Cipher and encapsulation.

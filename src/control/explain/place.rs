@@ -41,6 +41,12 @@ impl<'a> Sources<'a> {
         self.policy.ports.get(index.index())
     }
 
+    /// The MTU of a port.
+    pub(super) fn mtu(&self, name: &str) -> Option<u16> {
+        let mut ports = self.policy.ports.iter();
+        ports.find(|port| port.name == name).map(|port| port.mtu)
+    }
+
     fn on(&self, side: Side) -> Vec<PortIndex> {
         self.indices()
             .filter(|index| self.port(*index).is_some_and(|port| port.side == side))
