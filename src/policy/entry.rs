@@ -134,6 +134,33 @@ pub(super) fn read<'a>(
     tables.iter().map(entry).collect()
 }
 
+/// What selects packets of a table that may have that and nothing else.
+pub(super) struct SelectorDraft {
+    /// Local and remote addresses, where they are given.
+    pub(super) addresses: [Option<Vec<AddressRange>>; 2],
+    /// Every combination of protocols, ports, types and codes.
+    pub(super) upper: Vec<UpperRange>,
+}
+
+/// Reads such a table; `None` where protocols or ports are wrong.
+pub(super) fn read_selectors(table: &Table<'_>, faults: &mut Faults<'_>) -> Option<SelectorDraft> {
+    const SELECTORS: &[&Key] = &[
+        &LOCAL,
+        &REMOTE,
+        &PROTOCOL,
+        &LOCAL_PORTS,
+        &REMOTE_PORTS,
+        &ICMP,
+    ];
+    table.refuse_unknown(SELECTORS, &[], faults);
+    let addresses = [&LOCAL, &REMOTE].map(|key| {
+        let value = table.find(key)?;
+        addresses(&value, faults)
+    });
+    let upper = upper(table, faults)?;
+    Some(SelectorDraft { addresses, upper })
+}
+
 /// The checked policies; `None` where something was wrong, or where together they are too many or overlap in too many ways.
 pub(super) fn finish(
     entries: Vec<EntryDraft<'_>>,

@@ -16,6 +16,7 @@ pub mod difference;
 pub mod edit;
 mod entry;
 mod file;
+pub mod filter;
 mod gateway;
 mod keying;
 mod lifetime;
