@@ -194,6 +194,7 @@ impl<'p> Site<'p> {
         let (mut writer, mut readers) = rcu::domain(1);
         let shared = Arc::new(Shared {
             tables: writer.slots(1),
+            trace: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             host: HostRings::new(2),
         });

@@ -70,6 +70,7 @@ pub fn assemble<'p>(
     let slots = room(endpoint_sets(&policy).count());
     let shared = Arc::new(Shared {
         tables: writer.slots(1),
+        trace: writer.slots(1),
         sad: Sad::new(&writer, slots),
         host: HostRings {
             resolves: policy.ports.iter().map(|port| port.host).collect(),
@@ -170,6 +171,7 @@ fn make_workers<'p>(
         });
         let mut worker = Worker::new(reader, Arc::clone(shared), share.lanes, counters, remake());
         worker.trunks = share.trunks;
+        worker.set_core(*core);
         workers.push((*core, worker));
     }
     (workers, views)

@@ -404,7 +404,7 @@ impl OutboundSa {
 
     /// SPI, host byte order, as the template has it.
     #[inline]
-    pub(super) fn spi(&self) -> u32 {
+    pub fn spi(&self) -> u32 {
         let (_, esp) = self.template.split_at(SPI_AT);
         esp.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi))
     }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
+use crate::bits::low_16;
 use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
+use crate::dpdk::lcore::tsc;
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::drop::{DropReason, Fate};
@@ -27,6 +29,7 @@ use crate::worker::host::{HostRings, Ports, hand_over, is_for_host};
 use crate::worker::probe::{Probe, Stage};
 use crate::worker::remake::{MOST_MADE, Remake};
 use crate::worker::stages::{View, carry_burst, sort_burst};
+use crate::worker::trace::{Arrival, Origin, Trace};
 use crate::worker::trunk::Trunk;
 use crate::worker::vlan::tag;
 
@@ -59,6 +62,8 @@ pub struct Shared<'p> {
     pub sad: Sad,
     /// What goes to the host side and comes from there.
     pub host: HostRings<'p>,
+    /// What is followed for `simplon trace`, in slot 0; empty but for then.
+    pub trace: Slots<Arc<Trace>>,
 }
 
 /// One worker.
@@ -85,6 +90,8 @@ pub(super) struct Scratch<'p> {
     remake: Remake<'p>,
     metas: [PacketMeta; BURST],
     ended: Ended<'p>,
+    /// The worker's core, for who looks at packets.
+    pub(super) core: u16,
 }
 
 /// Packets of a burst that go no further, in the order they came, and what is known of each.
@@ -110,6 +117,7 @@ impl<'p> Worker<'p> {
                 burst: Burst::new(),
                 metas: [PacketMeta::NEW; BURST],
             },
+            core: 0,
         };
         Self {
             reader,
@@ -121,6 +129,11 @@ impl<'p> Worker<'p> {
             flows: FlowCache::new(),
             scratch,
         }
+    }
+
+    /// Has records of packets that are followed name `core` as the worker's.
+    pub fn set_core(&mut self, core: usize) {
+        self.scratch.core = low_16(core as u64);
     }
 
     /// Polls every lane once and takes what came in to its end. Returns how many packets that were.
@@ -136,6 +149,7 @@ impl<'p> Worker<'p> {
             counters: &self.counters,
             id: &self.id,
             flows: &self.flows,
+            trace: self.shared.trace.get(&guard, 0).map(|trace| &**trace),
         };
         let mut received = 0usize;
         for lane in &mut self.lanes {
@@ -167,6 +181,7 @@ pub(super) struct Round<'g, 'p> {
     pub(super) counters: &'g WorkerCounters,
     id: &'g WorkerId,
     flows: &'g FlowCache,
+    pub(super) trace: Option<&'g Trace>,
 }
 
 /// The way of what comes in by one port: where it leaves.
@@ -227,15 +242,6 @@ pub(super) fn take_from_host<'p, P: Probe>(
     taken
 }
 
-/// Where frames come from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The port received them.
-    Wire,
-    /// The host side made them.
-    Host,
-}
-
 /// Takes the frames of `scratch.burst` and what is made of them to their end.
 #[inline]
 pub(super) fn carry_all<'p, P: Probe>(
@@ -254,10 +260,10 @@ pub(super) fn carry_all<'p, P: Probe>(
     let direction = counters.direction(ingress.side);
     match origin {
         Origin::Wire => count_rx(way.ingress, ingress.side, &scratch.burst, counters),
-        Origin::Host => direction.made.add(scratch.burst.len() as u64),
+        Origin::Host | Origin::Made => direction.made.add(scratch.burst.len() as u64),
     }
     probe.mark(Stage::Rx);
-    carry(way, scratch, tables, round, probe);
+    carry(way, (origin, scratch), tables, round, probe);
     // What was made of them goes the same way. What that makes again, a path that became narrower meanwhile, ends here.
     for _ in 0..MADE_BURSTS {
         let made = scratch.remake.fill(&mut scratch.burst);
@@ -265,7 +271,7 @@ pub(super) fn carry_all<'p, P: Probe>(
             return;
         }
         direction.made.add(made as u64);
-        carry(way, scratch, tables, round, probe);
+        carry(way, (Origin::Made, scratch), tables, round, probe);
     }
     scratch.remake.give_up(direction);
 }
@@ -273,19 +279,11 @@ pub(super) fn carry_all<'p, P: Probe>(
 /// Takes the frames of `scratch.burst` to their end.
 fn carry<'p, P: Probe>(
     way: &mut Way<'_, 'p>,
-    scratch: &mut Scratch<'p>,
+    (origin, scratch): (Origin, &mut Scratch<'p>),
     (ingress, egress): (&PortTable, &PortTable),
     round: Round<'_, 'p>,
     probe: &mut P,
 ) {
-    let Scratch {
-        burst,
-        remake,
-        metas,
-        ended,
-    } = scratch;
-    let counters = round.counters;
-    let metas = metas.get_mut(..burst.len()).unwrap_or_default();
     let view = View {
         tables: round.tables,
         sad: round.sad,
@@ -294,6 +292,20 @@ fn carry<'p, P: Probe>(
         worker: round.id,
         flows: round.flows,
     };
+    if let Some(trace) = round.trace
+        && carry_traced(way, (origin, scratch), (trace, view), round, probe)
+    {
+        return;
+    }
+    let Scratch {
+        burst,
+        remake,
+        metas,
+        ended,
+        ..
+    } = scratch;
+    let counters = round.counters;
+    let metas = metas.get_mut(..burst.len()).unwrap_or_default();
     let sorted = sort_burst(burst.as_mut_slice(), metas, view, probe);
     let mut left = metas.len();
     if sorted.has_ended {
@@ -320,6 +332,54 @@ fn carry<'p, P: Probe>(
         bury(ended, way, ingress.side, (round, remake));
     }
     probe.mark(Stage::Count);
+}
+
+/// As [`carry`], and follows the packets that are meant. Returns false, with nothing done, where the trace does not want any.
+///
+/// What ends early stays among the others, which comes to the same (see [`super::stages::process_burst`]), so that the packets
+/// of the burst are those of the records all the way.
+#[cold]
+#[inline(never)]
+fn carry_traced<'p, P: Probe>(
+    way: &mut Way<'_, 'p>,
+    (origin, scratch): (Origin, &mut Scratch<'p>),
+    (trace, view): (&Trace, View<'_>),
+    round: Round<'_, 'p>,
+    probe: &mut P,
+) -> bool {
+    let side = view.ingress.side;
+    let arrival = Arrival {
+        ingress: way.ingress,
+        egress: way.egress,
+        side,
+        origin,
+        core: scratch.core,
+        tsc: tsc(),
+    };
+    let Scratch {
+        burst,
+        remake,
+        metas,
+        ended,
+        ..
+    } = scratch;
+    let metas = metas.get_mut(..burst.len()).unwrap_or_default();
+    let packets = (burst.as_mut_slice(), &mut *metas);
+    let Some(followed) = trace.follow_burst(arrival, packets, (view, way.tags.len()), probe) else {
+        return false;
+    };
+    if view.tables.spd.has_bypass() {
+        round.counters.direction(side).add_bypassed(metas);
+    }
+    ended.take_from(burst, metas);
+    let sent = send(way, side, burst, round.counters);
+    probe.mark(Stage::Tx);
+    let count = ended.burst.len();
+    bury(ended, way, side, (round, remake));
+    let fates = ended.metas.get(..count).unwrap_or_default();
+    trace.finish(followed, sent, fates);
+    probe.mark(Stage::Count);
+    true
 }
 
 impl<'p> Ended<'p> {
@@ -384,9 +444,15 @@ fn bury<'p>(
         for meta in metas.iter_mut() {
             let Some(mbuf) = packets.pop() else { break };
             match meta.fate {
-                Fate::Aside(reason) => remake.take(mbuf, (reason, meta.seq), direction, |made| {
-                    send(way, side, made, counters);
-                }),
+                Fate::Aside(reason) => {
+                    let send = |made: &mut Burst<'p>| {
+                        send(way, side, made, counters);
+                    };
+                    let taken = remake.take(mbuf, (reason, meta.seq), direction, send);
+                    if let Err(reason) = taken {
+                        meta.kill(reason);
+                    }
+                }
                 _ => hand_over(mbuf, meta, ports, rings),
             }
         }
@@ -407,8 +473,14 @@ fn count_rx(port: PortIndex, side: Side, burst: &Burst<'_>, counters: &WorkerCou
     }
 }
 
-/// Offers the burst to the transmit queue until it is taken or the attempts are used up; drops the rest as `TxFull`.
-fn send(way: &mut Way<'_, '_>, side: Side, burst: &mut Burst<'_>, counters: &WorkerCounters) {
+/// Offers the burst to the transmit queue until it is taken or the attempts are used up; drops the rest as `TxFull`. Returns
+/// how many were taken.
+fn send(
+    way: &mut Way<'_, '_>,
+    side: Side,
+    burst: &mut Burst<'_>,
+    counters: &WorkerCounters,
+) -> usize {
     let direction = counters.direction(side);
     if !way.tags.is_empty() {
         direction.add_drops(DropReason::NoRoom, tag_burst(burst, way.tags));
@@ -432,6 +504,7 @@ fn send(way: &mut Way<'_, '_>, side: Side, burst: &mut Burst<'_>, counters: &Wor
         counters.tx_packets.add(sent);
         counters.tx_bytes.add(bytes);
     }
+    usize::try_from(sent).unwrap_or(usize::MAX)
 }
 
 /// Puts `tags` into the frames of a burst; returns how many had no room for them and are gone.

@@ -32,6 +32,7 @@ pub mod remake;
 #[cfg(feature = "dpdk")]
 pub mod run;
 pub mod stages;
+pub mod trace;
 #[cfg(feature = "dpdk")]
 pub mod trunk;
 pub mod vlan;

@@ -1,5 +1,7 @@
 //! Where the cycles go: a probe between stages, which costs nothing unless it is asked for.
 
+use crate::meta::PacketMeta;
+
 /// The stages of the packet path that are told apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -68,6 +70,11 @@ pub trait Probe {
     fn begin(&mut self);
     /// `stage` has just ended for the whole burst.
     fn mark(&mut self, stage: Stage);
+    /// As [`Self::mark`], where it is known what became of the packets.
+    #[inline(always)]
+    fn passed(&mut self, stage: Stage, _metas: &[PacketMeta]) {
+        self.mark(stage);
+    }
 }
 
 /// Measures nothing, costs nothing.

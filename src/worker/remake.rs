@@ -42,36 +42,46 @@ impl<'p> Remake<'p> {
     }
 
     /// Does what a packet was taken aside for; `limit` is the largest IP packet that goes. `send` sends frames.
+    ///
+    /// # Errors
+    /// Why the packet is dropped instead, which is not counted here. How fragments end that are to be put together is.
     pub(super) fn take(
         &mut self,
         mbuf: Mbuf<'p>,
         (reason, limit): (Aside, u64),
         counters: &DirectionCounters,
         send: impl FnOnce(&mut Burst<'p>),
-    ) {
+    ) -> Result<(), DropReason> {
         match reason {
             Aside::CutAndSeal => self.cut_and_seal(mbuf, limit, counters),
             Aside::CutAndSend => self.cut_and_send(&mbuf, limit, counters, send),
-            Aside::Reassemble => self.reassemble(mbuf, counters),
+            Aside::Reassemble => {
+                self.reassemble(mbuf, counters);
+                Ok(())
+            }
         }
     }
 
     /// Cuts a clear packet that is too big for its tunnel into fragments that are taken next, each as if it had been received.
-    fn cut_and_seal(&mut self, mut mbuf: Mbuf<'p>, limit: u64, counters: &DirectionCounters) {
+    fn cut_and_seal(
+        &mut self,
+        mut mbuf: Mbuf<'p>,
+        limit: u64,
+        counters: &DirectionCounters,
+    ) -> Result<(), DropReason> {
         // The parser took the Ethernet header off, and the bytes are still there.
         let mut pieces = Burst::new();
         let is_whole = mbuf.uncover(ether::HEADER_LEN);
-        match self.cut(mbuf.data(), limit, &mut pieces) {
-            Ok(()) if is_whole && self.made.len().saturating_add(pieces.len()) <= MOST_MADE => {
-                counters.add_aside(Aside::CutAndSeal, 1);
-                pieces.as_mut_slice().reverse();
-                while let Some(piece) = pieces.pop() {
-                    self.made.push_back(piece);
-                }
-            }
-            Ok(()) => counters.add_drops(DropReason::NoBuffer, 1),
-            Err(reason) => counters.add_drops(reason, 1),
+        self.cut(mbuf.data(), limit, &mut pieces)?;
+        if !is_whole || self.made.len().saturating_add(pieces.len()) > MOST_MADE {
+            return Err(DropReason::NoBuffer);
         }
+        counters.add_aside(Aside::CutAndSeal, 1);
+        pieces.as_mut_slice().reverse();
+        while let Some(piece) = pieces.pop() {
+            self.made.push_back(piece);
+        }
+        Ok(())
     }
 
     /// Cuts a frame that is too big for where it leaves; `send` gets the fragments.
@@ -81,16 +91,13 @@ impl<'p> Remake<'p> {
         limit: u64,
         counters: &DirectionCounters,
         send: impl FnOnce(&mut Burst<'p>),
-    ) {
+    ) -> Result<(), DropReason> {
         let mut pieces = Burst::new();
-        match self.cut(mbuf.data(), limit, &mut pieces) {
-            Ok(()) => {
-                counters.add_aside(Aside::CutAndSend, 1);
-                counters.made.add(pieces.len() as u64);
-                send(&mut pieces);
-            }
-            Err(reason) => counters.add_drops(reason, 1),
-        }
+        self.cut(mbuf.data(), limit, &mut pieces)?;
+        counters.add_aside(Aside::CutAndSend, 1);
+        counters.made.add(pieces.len() as u64);
+        send(&mut pieces);
+        Ok(())
     }
 
     fn cut(&mut self, frame: &[u8], limit: u64, pieces: &mut Burst<'p>) -> Result<(), DropReason> {

@@ -55,9 +55,9 @@ pub fn sort_burst<B: PacketBuf, P: Probe>(
     probe: &mut P,
 ) -> Sorted {
     parse::parse_burst(packets, metas, view.ingress);
-    probe.mark(Stage::Parse);
+    probe.passed(Stage::Parse, metas);
     let sorted = classify::classify_burst(packets, metas, view);
-    probe.mark(Stage::Classify);
+    probe.passed(Stage::Classify, metas);
     sorted
 }
 
@@ -84,31 +84,31 @@ fn open_burst<B: PacketBuf, P: Probe>(
 ) {
     let mut sas = BurstSas::default();
     esp_in::sad_lookup_burst(packets, metas, &view.tables.spis, view.sad, &mut sas);
-    probe.mark(Stage::SaLookup);
+    probe.passed(Stage::SaLookup, metas);
     esp_in::replay_check_burst(packets, metas, &sas);
-    probe.mark(Stage::Sequence);
+    probe.passed(Stage::Sequence, metas);
     esp_in::esp_open_burst(packets, metas, &sas);
-    probe.mark(Stage::Aead);
+    probe.passed(Stage::Aead, metas);
     esp_in::window_commit_burst(metas, &sas);
     if has_udp {
         esp_in::note_peers_burst(packets, metas, &sas);
     }
     esp_in::esp_decapsulate_burst(packets, metas);
-    probe.mark(Stage::Header);
+    probe.passed(Stage::Header, metas);
     let policies = (&*view.tables.spd, view.flows);
     esp_in::spd_check_inbound_burst(packets, metas, &sas, policies);
-    probe.mark(Stage::Policy);
+    probe.passed(Stage::Policy, metas);
     let mut cuts = forward::route_burst(packets, metas, view);
     if view.tables.spd.has_bypass() {
         cuts |= forward::route_bypassed_burst(packets, metas, view);
     }
     forward::link_header_burst(packets, metas, view.tables);
-    probe.mark(Stage::Route);
+    probe.passed(Stage::Route, metas);
     count_sa_burst(metas, &sas, view.worker);
     if cuts {
         fit::cut_burst(packets, metas, view.tables, None);
     }
-    probe.mark(Stage::Count);
+    probe.passed(Stage::Count, metas);
 }
 
 fn seal_burst<B: PacketBuf, P: Probe>(
@@ -119,15 +119,15 @@ fn seal_burst<B: PacketBuf, P: Probe>(
 ) {
     let mut sas = BurstSas::default();
     let mut cuts = forward::spd_lookup_burst(packets, metas, view, &mut sas);
-    probe.mark(Stage::Policy);
+    probe.passed(Stage::Policy, metas);
     esp_out::seq_assign_burst(metas, &sas, view.worker);
-    probe.mark(Stage::Sequence);
+    probe.passed(Stage::Sequence, metas);
     let mut jobs = SealJobs::new();
     let has_udp6 = esp_out::esp_encapsulate_burst(packets, metas, &sas, &mut jobs);
-    probe.mark(Stage::Header);
+    probe.passed(Stage::Header, metas);
     esp_out::esp_seal_burst(&mut jobs, metas);
     drop(jobs);
-    probe.mark(Stage::Aead);
+    probe.passed(Stage::Aead, metas);
     if has_udp6 {
         esp_out::fill_udp6_checksum_burst(packets, metas, &sas);
     }
@@ -135,10 +135,10 @@ fn seal_burst<B: PacketBuf, P: Probe>(
         cuts |= forward::route_bypassed_burst(packets, metas, view);
     }
     forward::link_header_burst(packets, metas, view.tables);
-    probe.mark(Stage::Route);
+    probe.passed(Stage::Route, metas);
     count_sa_burst(metas, &sas, view.worker);
     if cuts {
         fit::cut_burst(packets, metas, view.tables, Some(&sas));
     }
-    probe.mark(Stage::Count);
+    probe.passed(Stage::Count, metas);
 }

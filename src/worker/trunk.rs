@@ -7,6 +7,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::dpdk::burst::Burst;
+use crate::dpdk::lcore::tsc;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::drop::DropReason;
 use crate::ids::{PortIndex, QueueId};
@@ -14,10 +15,11 @@ use crate::meta::BURST;
 use crate::wire::vlan::VlanTags;
 use crate::worker::counters::WorkerCounters;
 use crate::worker::datapath::{
-    FOR_HOST, Origin, Round, Scratch, Way, carry_all, send_for_host, take_from_host,
+    FOR_HOST, Round, Scratch, Way, carry_all, send_for_host, take_from_host,
 };
 use crate::worker::probe::Probe;
-use crate::worker::vlan::untag;
+use crate::worker::trace::{Arrival, Origin};
+use crate::worker::vlan::{tag, untag};
 
 /// The queues of one number of devices that pairs of ports join.
 pub struct Trunk<'p> {
@@ -159,7 +161,7 @@ impl<'p> Trunk<'p> {
             return 0;
         }
         let first = link.first;
-        let mut targets = link.sort(&mut self.received);
+        let mut targets = link.sort(&mut self.received, round.trace.is_some());
         // Each turn takes at least one frame out.
         for _ in 0..BURST {
             let [target, ..] = targets;
@@ -171,7 +173,7 @@ impl<'p> Trunk<'p> {
             match way {
                 Ok(Some(mut way)) => carry_all(&mut way, Origin::Wire, scratch, round, probe),
                 Ok(None) => scratch.burst.clear(),
-                Err(reason) => refuse(first, reason, &mut scratch.burst, round),
+                Err(reason) => refuse(first, reason, scratch, round),
             }
             probe.begin();
         }
@@ -183,13 +185,17 @@ impl<'p> Trunk<'p> {
 type Target = Result<u16, DropReason>;
 
 impl Link<'_> {
-    /// Takes the tags off the frames of a burst and says what each is for.
-    fn sort(&self, received: &mut Burst<'_>) -> [Target; BURST] {
+    /// Takes the tags off the frames of a burst and says what each is for. What is for none gets them back where it is
+    /// looked at.
+    fn sort(&self, received: &mut Burst<'_>, is_traced: bool) -> [Target; BURST] {
         let mut targets = [Err(DropReason::UnknownVlan); BURST];
         for (packet, target) in received.iter_mut().zip(&mut targets) {
             let stripped = packet.stripped_vlan();
             *target = untag(packet, stripped).and_then(|tags| {
                 let port = self.ports.get(&tags).copied();
+                if is_traced && port.is_none() {
+                    tag(packet, tags);
+                }
                 port.ok_or(DropReason::UnknownVlan)
             });
         }
@@ -227,9 +233,22 @@ fn way<'w, 'p>(ports: &[TrunkPort], links: &'w mut [Link<'p>], at: usize) -> Opt
 
 /// Drops frames that are for no port.
 #[cold]
-fn refuse(first: PortIndex, reason: DropReason, burst: &mut Burst<'_>, round: Round<'_, '_>) {
+fn refuse(first: PortIndex, reason: DropReason, scratch: &mut Scratch<'_>, round: Round<'_, '_>) {
+    let core = scratch.core;
+    let burst = &mut scratch.burst;
     let counters: &WorkerCounters = round.counters;
     if let Some(port) = round.tables.port(first) {
+        if let Some(trace) = round.trace {
+            let arrival = Arrival {
+                ingress: first,
+                egress: first,
+                side: port.side,
+                origin: Origin::Wire,
+                core,
+                tsc: tsc(),
+            };
+            trace.refuse_burst(arrival, burst.as_slice(), reason);
+        }
         let direction = counters.direction(port.side);
         direction.received.add(burst.len() as u64);
         direction.add_drops(reason, burst.len() as u64);

@@ -157,6 +157,7 @@ impl<'p> Gateway<'p> {
         let (mut writer, mut readers) = rcu::domain(1);
         let shared = Arc::new(Shared {
             tables: writer.slots(1),
+            trace: writer.slots(1),
             sad: Sad::new(&writer, endpoint_sets(&policy).count()),
             host: HostRings::without_host(PUNTS),
         });
