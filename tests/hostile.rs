@@ -37,27 +37,42 @@ use sites::Site;
 fn hostile_input_is_counted_and_goes_nowhere() {
     let eal = Eal::init(&common::config("hostile", &[])).expect("EAL starts");
     let pool = Mempool::create(&eal, "pool", 4095, 2048, 32).expect("pool");
+    run_all(&eal, &pool, "", false);
+    assert_eq!(pool.in_use(), 0);
+    // What is followed fares no differently, and its records tell how.
+    run_all(&eal, &pool, "t", true);
+    assert_eq!(pool.in_use(), 0);
+}
+
+fn run_all(eal: &Eal, pool: &Mempool<'_>, prefix: &str, is_followed: bool) {
     // West's protected and unprotected port, then east's.
     let pairs: Vec<RingPair<'_>> = ["wp", "wu", "ep", "eu"]
         .into_iter()
-        .map(|name| ring_pair(&eal, name, 1, RING as u32).expect("pair"))
+        .map(|name| {
+            let name = format!("{prefix}{name}");
+            ring_pair(eal, &name, 1, RING as u32).expect("pair")
+        })
         .collect();
     let start = |id| {
-        let mut port = Port::open(&eal, id).expect("open");
-        port.configure(&common::settings("ring", 1), &pool)
+        let mut port = Port::open(eal, id).expect("open");
+        port.configure(&common::settings("ring", 1), pool)
             .expect("configure");
         port.start().expect("start")
     };
     let inside: Vec<StartedPort<'_>> = pairs.iter().map(|pair| start(pair.ports().0)).collect();
     let outside: Vec<StartedPort<'_>> = pairs.iter().map(|pair| start(pair.ports().1)).collect();
     let gateway = |site, at: usize| {
-        Gateway::new(
+        let mut gateway = Gateway::new(
             site,
-            &pool,
+            pool,
             [inside[at].queues(), inside[at + 1].queues()],
             [at, at + 1].map(|at| inside[at].mac().expect("MAC")),
             [at, at + 1].map(|at| Wire::new(outside[at].queues())),
-        )
+        );
+        if is_followed {
+            gateway.follow();
+        }
+        gateway
     };
     let mut rig = Rig {
         west: gateway(Site::West, 0),
@@ -74,9 +89,6 @@ fn hostile_input_is_counted_and_goes_nowhere() {
     for gateway in [&rig.west, &rig.east] {
         gateway.assert_balanced();
         println!("{:?}: {:#?}", gateway.site, gateway.tally);
+        assert_eq!(gateway.was_followed(), is_followed);
     }
-    drop(rig);
-    drop((inside, outside));
-    drop(pairs);
-    assert_eq!(pool.in_use(), 0);
 }

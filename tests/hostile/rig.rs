@@ -7,7 +7,7 @@ use simplon::buf::PacketBuf;
 use simplon::control::lifetimes;
 use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::dpdk::{Burst, Mempool, Queues, RxQueue, TxQueue};
-use simplon::drop::{DropReason, PuntReason};
+use simplon::drop::{Aside, DropReason, Fate, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::sad::Sad;
 use simplon::ipsec::traffic::Direction;
@@ -20,6 +20,7 @@ use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::host::HostRings;
 use simplon::worker::probe::NoProbe;
 use simplon::worker::remake::Remake;
+use simplon::worker::trace::{Filter, Record, Trace};
 
 use super::packets::{ESP, UDP, framed, ip, udp};
 use super::sites::{self, Site};
@@ -30,6 +31,9 @@ const TSC_HZ: u64 = 2_000_000_000;
 pub(crate) const PUNTS: usize = 100;
 /// Packets that a ring between two ports takes.
 pub(crate) const RING: usize = 255;
+
+/// Packets of one burst that may be followed, those that are made of it included.
+const RECORDS: usize = 1024;
 
 /// The test's end of a port.
 pub(crate) struct Wire<'p> {
@@ -115,6 +119,8 @@ pub(crate) struct Gateway<'p> {
     pub(crate) macs: [[u8; 6]; 2],
     /// Everything that any burst came to.
     pub(crate) tally: BTreeMap<String, u64>,
+    trace: Option<Arc<Trace>>,
+    followed: u64,
 }
 
 fn at(side: Side) -> usize {
@@ -178,6 +184,8 @@ impl<'p> Gateway<'p> {
             wires,
             macs,
             tally: BTreeMap::new(),
+            trace: None,
+            followed: 0,
         };
         for tunnel in sites::TUNNELS.iter().filter(|tunnel| tunnel.name != "down") {
             if site == Site::West || !tunnel.west_only {
@@ -185,6 +193,20 @@ impl<'p> Gateway<'p> {
             }
         }
         gateway
+    }
+
+    /// Has the worker follow every packet from here on, and holds what it tells of each burst against the counters.
+    pub(crate) fn follow(&mut self) {
+        let trace = Arc::new(Trace::new(Filter::default(), u32::MAX, RECORDS, 1));
+        self.trace = Some(Arc::clone(&trace));
+        let slots = &self.worker.shared.trace;
+        let published = self.writer.replace(slots, 0, Some(Box::new(trace)));
+        assert!(published.is_ok());
+    }
+
+    /// Whether packets were followed.
+    pub(crate) fn was_followed(&self) -> bool {
+        self.followed > 0
     }
 
     /// The slot of the SAs of `tunnel`.
@@ -340,6 +362,7 @@ impl<'p> Gateway<'p> {
         // What fragments wait with at the other gateway, and nothing else.
         let elsewhere = u64::from(self.pool.in_use()) - self.held();
         self.wires[at(side)].send(self.pool, frames);
+        self.read_records(|_| {});
         assert_eq!(self.worker.poll_once(&mut NoProbe), frames.len());
         let after = self.counts(side);
         let mut outcome = Outcome {
@@ -362,7 +385,58 @@ impl<'p> Gateway<'p> {
             "every mbuf is home"
         );
         self.compare(&before, &after, frames.len(), &mut outcome);
+        if self.trace.is_some() {
+            self.compare_records(side, frames, &outcome);
+        }
         outcome
+    }
+
+    fn read_records(&self, mut read: impl FnMut(&Record)) {
+        let Some(trace) = &self.trace else { return };
+        while let Some(record) = trace.take() {
+            read(&record);
+            trace.give_back(record);
+        }
+    }
+
+    /// Records of a burst tell what the counters and the wires do.
+    fn compare_records(&mut self, side: Side, frames: &[Vec<u8>], outcome: &Outcome) {
+        let (mut sent, mut punts) = (Vec::new(), 0);
+        let (mut drops, mut received) = (BTreeMap::new(), Vec::new());
+        let mut cuts = false;
+        self.read_records(|record| {
+            assert_eq!(record.note.arrival.side, side);
+            received.push(record.received.bytes().to_vec());
+            match record.note.fate {
+                Fate::Live => sent.push(record.left.bytes().to_vec()),
+                Fate::Dropped(reason) => *drops.entry(reason.name()).or_default() += 1,
+                Fate::Punted(_) => punts += 1,
+                Fate::Aside(reason) => cuts |= reason == Aside::CutAndSend,
+                Fate::Bypassed => panic!("neither sent nor dropped"),
+            }
+            assert_eq!(
+                record.note.ended.is_none(),
+                record.note.fate == Fate::Live,
+                "{:?}",
+                record.note
+            );
+        });
+        self.followed += received.len() as u64;
+        assert_eq!(&received[..frames.len()], frames, "as they came");
+        assert_eq!(punts, outcome.punts.len());
+        // Fragments that wait are no longer there to be told of, and pieces are sent as they are cut.
+        let of_fragments = |reason: &&str| reason.starts_with("fragment-");
+        let counted = outcome.drops.iter();
+        let counted: BTreeMap<_, _> = counted
+            .filter(|(reason, _)| !of_fragments(reason))
+            .map(|(reason, count)| (*reason, *count))
+            .collect();
+        assert_eq!(drops, counted);
+        if !cuts {
+            assert_eq!(sent, outcome.sent);
+        }
+        let trace = self.trace.as_ref().expect("followed");
+        assert_eq!(trace.missed(), 0);
     }
 
     /// Fragments that wait for others.
