@@ -225,7 +225,8 @@ pub struct Form {
 impl Form {
     fn new() -> Self {
         Self {
-            bytes: vec![0; ROOM].into(),
+            // Not 0, which the system would give memory for only once it is written: by a worker.
+            bytes: vec![0xa5; ROOM].into(),
             kept: 0,
             len: 0,
         }
