@@ -14,3 +14,4 @@ pub mod report;
 pub mod rows;
 pub mod socket;
 pub mod state;
+pub mod trace;

@@ -16,6 +16,7 @@ use crate::control::change::report::{
 };
 use crate::control::events::Kind;
 use crate::control::explain::Ask;
+use crate::control::trace;
 use crate::policy::edit::Edit;
 
 /// The version of all that is said here. It rises with what would break a client.
@@ -86,6 +87,12 @@ pub enum Method {
     ShowTunnels,
     /// Workers, their lanes and cycles.
     ShowWorkers,
+    /// Packets that were followed.
+    TraceRead,
+    /// Packets from now on, followed through the stages.
+    TraceStart,
+    /// No more of that.
+    TraceStop,
 }
 
 /// A request that was understood and that the gateway has to answer, with its parameters.
@@ -119,6 +126,12 @@ pub enum Call {
     ShowTunnels,
     /// [`super::report::WorkersReport`].
     ShowWorkers,
+    /// [`trace::Packets`].
+    TraceRead(trace::Which),
+    /// [`trace::Started`].
+    TraceStart(Box<trace::Start>),
+    /// [`trace::Stopped`].
+    TraceStop(trace::Which),
 }
 
 /// Who answers a request.
@@ -147,7 +160,7 @@ pub struct Subscribe {
 
 impl Method {
     /// Every method, by name.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::ApiMethods,
         Self::ApiVersion,
         Self::EventsSubscribe,
@@ -168,6 +181,9 @@ impl Method {
         Self::ShowSa,
         Self::ShowTunnels,
         Self::ShowWorkers,
+        Self::TraceRead,
+        Self::TraceStart,
+        Self::TraceStop,
     ];
 
     /// The name on the wire.
@@ -193,6 +209,9 @@ impl Method {
             Self::ShowSa => "show.sa",
             Self::ShowTunnels => "show.tunnels",
             Self::ShowWorkers => "show.workers",
+            Self::TraceRead => "trace.read",
+            Self::TraceStart => "trace.start",
+            Self::TraceStop => "trace.stop",
         }
     }
 
@@ -247,6 +266,9 @@ impl Method {
             Self::ShowSa => params.none().map(|()| Call::ShowSa),
             Self::ShowTunnels => params.none().map(|()| Call::ShowTunnels),
             Self::ShowWorkers => params.none().map(|()| Call::ShowWorkers),
+            Self::TraceRead => params.read().map(Call::TraceRead),
+            Self::TraceStart => params.read().map(Call::TraceStart),
+            Self::TraceStop => params.read().map(Call::TraceStop),
         };
         call.map(Understood::Call)
     }

@@ -13,6 +13,7 @@ mod paths;
 pub mod ports;
 mod records;
 mod serve;
+mod trace;
 mod tunnels;
 mod waiting;
 
@@ -30,6 +31,7 @@ use tracing::{error, info};
 use hops::Hops;
 use live::Live;
 use ports::OpenPort;
+use trace::Traces;
 
 use crate::control::change::{InForce, Maker, PolicyText};
 use crate::control::events::EventQueue;
@@ -114,6 +116,7 @@ struct Control<'p, 'r> {
     path_reports: Arc<ArrayQueue<PathReport>>,
     sender: Sender<'p>,
     events: EventQueue,
+    traces: Traces,
     tsc_hz: u64,
 }
 
@@ -245,6 +248,7 @@ fn run_on<'p>(
         hops: Hops::new(plan, monitor),
         sender: host.sender(),
         events: EventQueue::default(),
+        traces: Traces::default(),
         tsc_hz: eal.tsc_hz(),
     };
     run_threads(workers, control, options, eal, (socket, host))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use super::live::Parts;
-use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, neighbours, tunnels};
+use super::{Control, GatewayError, RunOptions, keepalive, lifetimes, neighbours, trace, tunnels};
 use crate::control::events::Event;
 use crate::control::policies::PoliciesReport;
 use crate::control::protocol::{ApiError, Call, INTERNAL_ERROR};
@@ -85,6 +85,7 @@ pub(super) fn serve(
             socket.tell(&event);
         }
         lifetimes::follow(control);
+        trace::follow(control);
         control
             .records
             .leases
@@ -191,6 +192,9 @@ fn answer(control: &mut Control<'_, '_>, call: Call) -> Result<Value, ApiError> 
             writer: &control.writer,
         })),
         Call::ShowWorkers => serde_json::to_value(workers_report(control)),
+        Call::TraceRead(which) => return trace::read(control, which),
+        Call::TraceStart(start) => return trace::start(control, &start),
+        Call::TraceStop(which) => return trace::stop(control, which),
     };
     report.map_err(|error| ApiError::new(INTERNAL_ERROR, error.to_string()))
 }

@@ -21,6 +21,7 @@ use simplon::rcu::{Reader, Writer, domain};
 use simplon::worker::counters::{DirectionCounters, WorkerCounters};
 use simplon::worker::probe::NoProbe;
 use simplon::worker::stages::{View, process_burst};
+use simplon::worker::trace::{Arrival, Origin, Trace};
 
 /// The only tunnel's only SA pair.
 const SLOT: SaIndex = SaIndex(0);
@@ -88,6 +89,8 @@ pub(crate) struct Shape {
     pub(crate) ports: (u16, u16),
     /// More lines for `[[tunnel.endpoints]]`.
     pub(crate) endpoints: &'static str,
+    /// More tables.
+    pub(crate) more: &'static str,
     /// Of the port on the protected side.
     pub(crate) lan_mtu: u16,
     /// Of the port on the unprotected side.
@@ -110,6 +113,7 @@ impl Shape {
             udp,
             ports: UDP_PORTS,
             endpoints: "",
+            more: "",
             lan_mtu: 9000,
             wan_mtu: 9000,
             next_seq: 1,
@@ -183,6 +187,7 @@ impl Shape {
             cipher,
             esn,
             endpoints,
+            more,
             ..
         } = self;
         let (out_spi, in_spi) = (self.keying(sending).spi, self.keying(receiving).spi);
@@ -238,6 +243,7 @@ remote = "{remote}"
 {endpoints}
 outbound = {{ spi = {out_spi}, cipher = "{cipher}", key = {{ env = "OUT" }}, esn = {esn} }}
 inbound = {{ spi = {in_spi}, cipher = "{cipher}", key = {{ env = "IN" }}, esn = {esn} }}
+{more}
 "#
         )
     }
@@ -384,6 +390,16 @@ impl Rig {
 
     /// Sends frames through as they are, as one burst. What is `Sent` here is a frame too.
     pub(crate) fn pass_frames(&mut self, side: Side, frames: &[Vec<u8>]) -> Vec<Outcome> {
+        self.pass_followed(side, frames, None)
+    }
+
+    /// As [`Self::pass_frames`]. `trace` follows them, where it is given, and is told that so many of them were sent.
+    pub(crate) fn pass_followed(
+        &mut self,
+        side: Side,
+        frames: &[Vec<u8>],
+        trace: Option<(&Trace, usize)>,
+    ) -> Vec<Outcome> {
         assert!(frames.len() <= BURST);
         let (ingress, egress) = match side {
             Side::Protected => (LAN, WAN),
@@ -400,7 +416,24 @@ impl Rig {
             worker: &self.worker,
             flows: &self.flows,
         };
-        process_burst(&mut frames, &mut metas, view, &mut NoProbe);
+        let arrival = Arrival {
+            ingress,
+            egress,
+            side,
+            origin: Origin::Wire,
+            core: 3,
+            tsc: 1000,
+        };
+        let followed = trace.and_then(|(trace, _)| {
+            trace.follow_burst(arrival, (&mut frames, &mut metas), (view, 0), &mut NoProbe)
+        });
+        match (trace, followed) {
+            (Some((trace, sent)), Some(followed)) => {
+                let ended = metas.iter().filter(|meta| !meta.is_live()).copied();
+                trace.finish(followed, sent, &ended.collect::<Vec<_>>());
+            }
+            _ => process_burst(&mut frames, &mut metas, view, &mut NoProbe),
+        }
         self.counters.direction(side).add_fates(&metas);
         frames
             .iter()
@@ -434,7 +467,7 @@ impl Rig {
 }
 
 /// The frame in which an IP packet comes in, padded as Ethernet does.
-fn frame(side: Side, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(side: Side, packet: &[u8]) -> Vec<u8> {
     let (destination, source) = match side {
         Side::Protected => (LAN_MAC, HOST_MAC),
         Side::Unprotected => (WAN_MAC, PEER_MAC),
