@@ -13,11 +13,13 @@ mod keys;
 #[cfg(feature = "dpdk")]
 mod log;
 mod man;
+mod pcapng;
 mod policy;
 #[cfg(feature = "dpdk")]
 mod run;
 mod show;
 mod spi;
+mod trace;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -65,6 +67,9 @@ enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Change the policy of a running gateway: load, add, remove, replace, with a look ahead and a way back
     Policy(policy::PolicyArgs),
+    /// Follow packets through the stages of a running gateway, a line each, or as pcapng with both forms
+    #[command(after_help = trace::EXAMPLES)]
+    Trace(Box<trace::TraceArgs>),
     /// Sequence numbers on disk
     #[command(subcommand)]
     State(StateCommand),
@@ -208,6 +213,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Policy(args) => policy::policy(&args),
+        Command::Trace(args) => trace::trace(&args),
         Command::State(StateCommand::Init { config }) => keys::state_init(&config),
         Command::Genkey { cipher, file } => keys::genkey(cipher, &file),
         Command::Spi(args) => spi::spi(&args),

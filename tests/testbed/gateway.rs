@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -220,6 +220,17 @@ impl Gateway {
         command.extend(arguments);
         command.extend(["--socket", &*socket]);
         run(&command)
+    }
+
+    /// A command of `simplon` that asks this gateway.
+    ///
+    /// # Errors
+    /// Where there is no `simplon`.
+    pub fn client(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).arg("--socket").arg(&self.socket);
+        command.stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Packets dropped so far for `reason`, in `direction`: `outbound` is what entered on the protected side.
