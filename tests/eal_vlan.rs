@@ -10,17 +10,19 @@ mod common;
 mod packets;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use simplon::buf::PacketBuf;
 use simplon::control::leases::{Leases, declare_fresh};
 use simplon::control::report::drops_report;
 use simplon::dpdk::{Burst, Eal, Mempool, Port, Queues, StartedPort, ring_pair};
-use simplon::drop::{DropReason, PuntReason};
+use simplon::drop::{DropReason, Fate, PuntReason};
 use simplon::gateway::{Assembly, assemble, ports};
 use simplon::ids::PortIndex;
 use simplon::policy::model::Side;
 use simplon::policy::{Policy, Secrets, Source, parse, render};
 use simplon::worker::probe::NoProbe;
+use simplon::worker::trace::{Filter, Trace};
 
 use packets::{ESP, OPAQUE, ether, forwarded, inner, ip};
 
@@ -180,6 +182,15 @@ impl Site<'_> {
         views.map(|view| of_worker(&view.counters)).sum()
     }
 
+    /// Has workers follow every packet from here on.
+    fn follow(&mut self) -> Arc<Trace> {
+        let trace = Arc::new(Trace::new(Filter::default(), 64, 64, 2));
+        let Assembly { shared, writer, .. } = &mut self.gateway;
+        let published = Some(Box::new(Arc::clone(&trace)));
+        assert!(writer.replace(&shared.trace, 0, published).is_ok());
+        trace
+    }
+
     fn nothing_more(&mut self) {
         for device in 0..2 {
             for queue in 0..usize::from(QUEUES) {
@@ -291,12 +302,16 @@ fn through_both_tunnels([west, east]: &mut [Site<'_>; 2], queue: usize) {
         })
         .collect();
     let unknown = west.dropped(Side::Protected, DropReason::UnknownVlan);
+    let trace = (queue == 1).then(|| west.follow());
     west.send(0, queue, &frames);
     let mut polled = vec![0; 2];
     polled[queue] = 64;
     assert_eq!(west.poll(), polled, "queue {queue} is worker {queue}'s");
     let now = west.dropped(Side::Protected, DropReason::UnknownVlan);
     assert_eq!(now - unknown, 16);
+    if let Some(trace) = trace {
+        tells_of_each_vlan(&trace, &frames);
+    }
 
     let (stick, plain) = (west.receive(0, queue), west.receive(1, queue));
     assert_eq!((stick.len(), plain.len()), (16, 32));
@@ -342,6 +357,27 @@ fn through_both_tunnels([west, east]: &mut [Site<'_>; 2], queue: usize) {
     assert_eq!(tagged, expected(|kind| kind == 0, 1, VLAN_100));
     // Of the untagged port's both kinds, each in its order.
     assert_eq!(untagged, expected(|kind| matches!(kind, 1 | 2), 2, &[]));
+}
+
+/// What is of a port is told as the port sees it, without tags; what is of none as it came.
+fn tells_of_each_vlan(trace: &Trace, frames: &[Vec<u8>]) {
+    let records: Vec<_> = std::iter::from_fn(|| trace.take()).collect();
+    assert_eq!((records.len(), trace.missed()), (64, 0));
+    assert!(trace.is_over());
+    let (unknown, sent): (Vec<_>, Vec<_>) = records
+        .iter()
+        .partition(|record| record.note.fate == Fate::Dropped(DropReason::UnknownVlan));
+    assert_eq!(unknown.len(), 16);
+    for (record, frame) in unknown.iter().zip(frames.iter().skip(3).step_by(4)) {
+        assert_eq!(record.received.bytes(), frame);
+    }
+    for record in sent {
+        assert_eq!(record.note.fate, Fate::Live);
+        assert_eq!(record.note.arrival.core, 1);
+        for bytes in [record.received.bytes(), record.left.bytes()] {
+            assert_eq!(bytes[12..14], [0x08, 0]);
+        }
+    }
 }
 
 fn punts_have_no_tags(site: &mut Site<'_>) {
