@@ -32,6 +32,7 @@ use simplon::worker::datapath::{Lane, Shared, Worker};
 use simplon::worker::host::HostRings;
 use simplon::worker::probe::{CycleProbe, Stage};
 use simplon::worker::remake::Remake;
+use simplon::worker::trace::{Filter, Trace};
 
 /// Inner packet lengths and how many of each there are in twelve.
 const IMIX: [(usize, usize); 3] = [(46, 7), (552, 4), (1500, 1)];
@@ -66,6 +67,9 @@ struct Args {
     /// searched for a new flow, and none holds it.
     #[arg(long, default_value_t = 0)]
     policies: u32,
+    /// With a trace under way that looks at every packet and wants none.
+    #[arg(long)]
+    trace: bool,
     /// Given by `cargo bench`; of no meaning.
     #[arg(long, hide = true)]
     bench: bool,
@@ -235,6 +239,17 @@ impl<'p> Site<'p> {
             refilled: Instant::now(),
             ticks: Default::default(),
         }
+    }
+
+    /// Has the worker look at every packet, and follow none.
+    fn trace(&mut self) {
+        let filter = Filter {
+            spi: Some(0),
+            ..Filter::default()
+        };
+        let trace = Some(Box::new(Arc::new(Trace::new(filter, u32::MAX, 1, 1))));
+        let slots = &self.worker.shared.trace;
+        assert!(self.writer.replace(slots, 0, trace).is_ok());
     }
 
     fn poll(&mut self, packets: usize) {
@@ -450,6 +465,9 @@ fn main() {
                 Remake::new(&pool, eal.tsc_hz()),
             )
         });
+        if args.trace {
+            sites.iter_mut().for_each(Site::trace);
+        }
         for size in &args.sizes {
             ends.run(&args, sas, size, &mut sites);
             let medians = [0, 1].map(|site| sites[site].medians(args.burst));
