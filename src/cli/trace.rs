@@ -35,9 +35,10 @@ Examples:
   The same as it comes:
     simplon trace --tunnel west-east --write - | wireshark -k -i -
 
-Filters say what [[policy]] says, in the same words, and all that are given must hold. Local is this gateway's protected side,
-whichever way a packet goes. They are held against the clear packet: on the way out as it came in, on the way in as it was
-opened. What came in sealed and was not opened has its outer addresses, and its SPI, alone.";
+Filters say what [[policy]] says, in the same words, and all that are given must hold. Local is
+this gateway's protected side, whichever way a packet goes. They are held against the clear packet:
+on the way out as it came in, on the way in as it was opened. What came in sealed and was not opened
+has its outer addresses, and its SPI, alone.";
 
 /// Which packets to follow, and where to write them
 #[derive(Args)]
@@ -58,9 +59,9 @@ pub(super) struct TraceArgs {
     #[arg(long)]
     stop: bool,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
     gateway: GatewayArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 /// Which packets are meant
