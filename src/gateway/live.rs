@@ -76,6 +76,8 @@ struct Current {
     job: Option<(u64, ChangeKind)>,
     settings: ChangeSettings,
     settled: (Vec<SaIndex>, Vec<SaIndex>),
+    /// Time of this thread that went into it.
+    spent: Duration,
     stage: Stage,
 }
 
@@ -194,6 +196,7 @@ impl Live {
             phase: Phase::Waiting.name().into(),
             permille: 0,
             generation: None,
+            control_us: None,
             difference: Vec::new(),
             error: None,
             confirm_within_s: None,
@@ -315,6 +318,7 @@ impl Live {
             job,
             settings,
             settled,
+            spent: Duration::ZERO,
             stage: Stage::Making,
         });
     }
@@ -344,6 +348,7 @@ impl Live {
     }
 
     fn go_on(&mut self, mut current: Current, parts: &mut Parts<'_>, now: Instant) {
+        let began = Instant::now();
         let stage = std::mem::replace(&mut current.stage, Stage::Making);
         current.stage = match stage {
             Stage::Making => match self.maker.take() {
@@ -372,9 +377,11 @@ impl Live {
             }
             Stage::Installing(made, _) => {
                 let made = self.take_up(made, &current, parts, now);
+                current.spent += began.elapsed();
                 return self.end(&current, made, now);
             }
         };
+        current.spent += began.elapsed();
         self.current = Some(current);
     }
 
@@ -408,6 +415,7 @@ impl Live {
             report.state = JobState::Done;
             report.difference = difference;
             if kind != ChangeKind::Diff {
+                report.control_us = u64::try_from(current.spent.as_micros()).ok();
                 report.generation = Some(generation);
                 report.confirm_within_s = within;
             }

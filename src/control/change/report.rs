@@ -138,6 +138,9 @@ pub struct JobReport {
     /// The number of the policy that came into force with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// Microseconds of the control thread's time that it took, once it is done: all else is another thread's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_us: Option<u64>,
     /// What is different, a line each.
     pub difference: Vec<String>,
     /// Why it was refused.
