@@ -11,8 +11,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use testbed::{
-    Failure, Gateway, Ping, Result, Site, Testbed, TunnelSpec, assert_balanced, assert_clean_stop,
-    wait_until,
+    Failure, Family, Gateway, Ping, Result, Site, Testbed, TunnelSpec, assert_balanced,
+    assert_clean_stop, wait_until,
 };
 
 /// The control thread takes milliseconds; a busy machine takes longer.
@@ -205,6 +205,45 @@ fn tables_come_and_go_and_what_is_wrong_changes_nothing() -> Result<()> {
     );
     let gone = bed.west.ask(&["policy", "remove", "x"]).expect_err("none");
     assert!(gone.to_string().contains("show policies"), "{gone}");
+    Ok(())
+}
+
+#[test]
+fn sas_that_stay_are_held_to_the_networks_that_their_tunnel_has_now() -> Result<()> {
+    let Some(bed) = Testbed::for_test(TunnelSpec::default())? else {
+        return Ok(());
+    };
+    let ping = |family| {
+        let ping = Ping {
+            family,
+            ..Ping::default()
+        };
+        bed.ping(&ping).map(|result| result.received)
+    };
+    assert_eq!((ping(Family::V4)?, ping(Family::V6)?), (3, 3));
+    let (_, tunnel) = policy(&bed.east)?;
+    let v4 = Site::East.network(Family::V4);
+    let narrow = tunnel.replace(
+        &format!("local_networks = [\"{v4}\", "),
+        "local_networks = [",
+    );
+    assert_ne!(narrow, tunnel);
+    let replace = |text: &str| {
+        let tables = write(&bed, "networks.tables", text)?;
+        bed.east.ask(&["policy", "replace", &tables])
+    };
+    let said = replace(&narrow)?;
+    assert!(said.starts_with("~ tunnel west-east\n"), "{said}");
+    assert_eq!((ping(Family::V4)?, ping(Family::V6)?), (0, 3));
+    assert_eq!(bed.east.dropped_for("inbound", "selector-mismatch")?, 3);
+    replace(&tunnel)?;
+    assert_eq!((ping(Family::V4)?, ping(Family::V6)?), (3, 3));
+    // The same SAs all the time: 15 opened, and those that did not fit are not counted.
+    let counts: Vec<u64> = sas(&bed.east)?
+        .iter()
+        .map(|(_, packets)| *packets)
+        .collect();
+    assert_eq!(counts, [15, 15]);
     Ok(())
 }
 

@@ -180,9 +180,10 @@ impl Gateway<'_> {
             writer,
             records,
             adopt: &mut |compiled, writer| {
-                plan.adopt(compiled, &[]);
+                let before = plan.adopt(compiled, &[]);
                 let tables = Box::new(plan.tables());
                 assert!(writer.replace(&shared.tables, 0, Some(tables)).is_ok());
+                before
             },
             events: &self.events,
         };

@@ -28,6 +28,8 @@ pub struct Rows {
     rows: Vec<SaRow>,
     /// By `SaIndex`: where its row is.
     by_slot: Vec<Option<u32>>,
+    /// Any of them is refused.
+    has_refused: bool,
 }
 
 impl Rows {
@@ -50,7 +52,11 @@ impl Rows {
             }
             by_slot[slot] = Some(at);
         }
-        Self { rows, by_slot }
+        Self {
+            rows,
+            by_slot,
+            has_refused: false,
+        }
     }
 
     /// All of them, those of one endpoint set next to each other.
@@ -68,6 +74,7 @@ impl Rows {
     pub fn refuse(&mut self, slot: SaIndex, direction: Direction, reason: String) {
         let at = self.by_slot.get(slot.index()).copied().flatten();
         if let Some(row) = at.and_then(|at| self.rows.get_mut(at as usize)) {
+            self.has_refused = true;
             match direction {
                 Direction::Outbound => row.outbound_refused = Some(reason),
                 Direction::Inbound => row.inbound_refused = Some(reason),
@@ -77,6 +84,9 @@ impl Rows {
 
     /// Takes over what of `old` was refused and is still there.
     pub fn take_refusals(&mut self, old: &mut Self) {
+        if !old.has_refused {
+            return;
+        }
         for row in &mut old.rows {
             for (direction, reason) in [
                 (Direction::Outbound, row.outbound_refused.take()),

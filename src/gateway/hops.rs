@@ -106,17 +106,18 @@ impl<'p> Hops<'p> {
         }
     }
 
-    /// Goes by another policy from now on, and publishes it.
+    /// Goes by another policy from now on, and publishes it. Returns what it went by before.
     pub(super) fn adopt(
         &mut self,
         compiled: Compiled,
         tables: &Slots<Tables>,
         writer: &mut Writer,
-    ) {
-        self.plan.adopt(compiled, self.monitor.learned());
+    ) -> Compiled {
+        let before = self.plan.adopt(compiled, self.monitor.learned());
         // Slot 0 exists and is this writer's.
         let _ = writer.replace(tables, 0, Some(Box::new(self.plan.tables())));
         self.looked = None;
+        before
     }
 
     /// Asks for the stations that tunnels need, and for routers that nobody else asks for.

@@ -4,7 +4,7 @@
 //! first, then the tables in one store, so that workers see all of it or nothing. Pairs that take the place of others open at once
 //! and seal once the peer has used its own, or some time has passed; the others open on for a while and leave then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ use crate::rcu::Writer;
 
 /// Pairs installed in one turn of the control thread.
 const PAIRS_PER_TURN: usize = 512;
+/// Time between two looks at pairs that take the place of others, or leave.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
 /// Changes that may wait.
 const QUEUE: usize = 64;
 /// Jobs that are remembered.
@@ -49,6 +51,11 @@ pub struct Live {
     moves: BTreeMap<SaIndex, Move>,
     /// When pairs leave that the policy names no more.
     leaves: BTreeMap<SaIndex, Instant>,
+    /// When it was last looked whether any of that is due.
+    looked: Instant,
+    /// What was gone by before, and is in tables that workers may still hold: the last to let it go has to free it, which is to
+    /// be the other thread.
+    garbage: Vec<Compiled>,
 }
 
 /// What a turn works on.
@@ -59,8 +66,8 @@ pub struct Parts<'a> {
     pub writer: &'a mut Writer,
     /// What is kept of each.
     pub records: &'a mut Records,
-    /// Goes by another policy from now on: it is published when this returns.
-    pub adopt: &'a mut dyn FnMut(Compiled, &mut Writer),
+    /// Goes by another policy from now on: it is published when this returns, with what was gone by before.
+    pub adopt: &'a mut dyn FnMut(Compiled, &mut Writer) -> Compiled,
     /// Where it is told.
     pub events: &'a EventQueue,
 }
@@ -114,6 +121,8 @@ impl Live {
             pending: None,
             moves: BTreeMap::new(),
             leaves: BTreeMap::new(),
+            looked: Instant::now(),
+            garbage: Vec::new(),
         }
     }
 
@@ -293,6 +302,9 @@ impl Live {
             // It is pending.
             let _ = self.roll_back();
         }
+        if !self.garbage.is_empty() && parts.writer.reclaim() == 0 {
+            self.maker.free(std::mem::take(&mut self.garbage));
+        }
         match self.current.take() {
             None => self.begin(parts, now),
             Some(current) => self.go_on(current, parts, now),
@@ -324,7 +336,11 @@ impl Live {
     }
 
     /// What is due of pairs that take the place of others.
-    fn settle(&self, parts: &Parts<'_>, now: Instant) -> Option<Asked> {
+    fn settle(&mut self, parts: &Parts<'_>, now: Instant) -> Option<Asked> {
+        if now.saturating_duration_since(self.looked) < SETTLE_INTERVAL {
+            return None;
+        }
+        self.looked = now;
         let has_opened = |slot: &SaIndex| {
             let sa = parts.sad.inbound().get_owned(parts.writer, slot.index());
             sa.is_some_and(|sa| sa.counters().packets() > 0)
@@ -336,7 +352,7 @@ impl Live {
         let dropped: Vec<SaIndex> = match self.pending {
             // They are what is come back to.
             Some(_) => Vec::new(),
-            None if self.leaves.is_empty() => Vec::new(),
+            None if !self.leaves.values().any(|at| *at <= now) => Vec::new(),
             None => self.in_force.standing.leaving().filter(may_leave).collect(),
         };
         let is_due = !moved.is_empty() || !dropped.is_empty();
@@ -448,7 +464,8 @@ impl Live {
         }
         records.peers.add(std::mem::take(&mut made.peers));
         let compiled = std::mem::take(&mut made.compiled);
-        (parts.adopt)(compiled, parts.writer);
+        let before = (parts.adopt)(compiled, parts.writer);
+        self.garbage.push(before);
         std::mem::swap(&mut self.in_force, &mut made.in_force);
         let (moved, dropped) = &current.settled;
         parts
@@ -496,14 +513,14 @@ impl Live {
                 self.moves.insert(*slot, Move { at_latest, grace });
             }
         }
-        self.leaves
-            .retain(|slot, _| beside.leaving.iter().any(|sa| sa.slot == *slot));
-        if beside.leaving.is_empty() {
+        let gone: BTreeSet<SaIndex> = standing.gone_slots().collect();
+        self.leaves.retain(|slot, _| gone.contains(slot));
+        if gone.is_empty() {
             return;
         }
-        let sealing: std::collections::BTreeSet<SaIndex> = standing.leaving().collect();
+        let idle: BTreeSet<SaIndex> = standing.leaving().collect();
         for sa in &beside.leaving {
-            if !sealing.contains(&sa.slot) || self.leaves.contains_key(&sa.slot) {
+            if !idle.contains(&sa.slot) || self.leaves.contains_key(&sa.slot) {
                 continue;
             }
             // Nothing comes for a tunnel that is gone.

@@ -142,24 +142,26 @@ impl Plan {
             moved: false,
             admin_prohibited: false,
         };
-        plan.adopt(Compiled::new(policy, &Beside::default(), topology), &[]);
+        let compiled = Compiled::new(policy, &Beside::default(), topology);
+        drop(plan.adopt(compiled, &[]));
         plan
     }
 
     /// Goes by another policy for the same ports from now on. What was `learned`, by port, stays, and so do peers that have moved.
-    pub fn adopt(&mut self, compiled: Compiled, learned: &[Learned]) {
-        self.spd = compiled.spd;
-        self.spis = compiled.spis;
+    /// Returns what it went by before, for others to free: that takes a while.
+    pub fn adopt(&mut self, mut compiled: Compiled, learned: &[Learned]) -> Compiled {
+        std::mem::swap(&mut self.spd, &mut compiled.spd);
+        std::mem::swap(&mut self.spis, &mut compiled.spis);
         self.admin_prohibited = compiled.admin_prohibited;
-        let before = std::mem::replace(&mut self.peers, compiled.peers);
-        self.by_peer = compiled.by_peer;
+        std::mem::swap(&mut self.peers, &mut compiled.peers);
+        std::mem::swap(&mut self.by_peer, &mut compiled.by_peer);
         let peers = &self.peers;
         self.moved_to
             .retain(|slot, _| peers.get(slot.index()).is_some_and(Option::is_some));
         for (slot, address) in self.moved_to.clone() {
             self.move_peer(slot, address);
         }
-        let before = before.iter().chain(std::iter::repeat(&None));
+        let before = compiled.peers.iter().chain(std::iter::repeat(&None));
         let others = self
             .peers
             .iter()
@@ -167,14 +169,15 @@ impl Plan {
             .filter(|(new, old)| new != old);
         let others: Vec<IpAddr> = others.filter_map(|(new, _)| *new).collect();
         let nothing = Learned::default();
-        for (own, policy) in self.ports.iter_mut().zip(compiled.ports) {
+        for (own, policy) in self.ports.iter_mut().zip(&mut compiled.ports) {
             if let Stale::Some(peers) = &mut own.stale {
                 peers.extend(others.iter().copied());
             }
-            own.local = policy.local;
+            std::mem::swap(&mut own.local, &mut policy.local);
             let stations = differing(&own.neighbours, &policy.neighbours);
             let routes = differing(&own.routes, &policy.routes);
-            (own.neighbours, own.routes) = (policy.neighbours, policy.routes);
+            std::mem::swap(&mut own.neighbours, &mut policy.neighbours);
+            std::mem::swap(&mut own.routes, &mut policy.routes);
             let learned = learned.get(own.index.index()).unwrap_or(&nothing);
             for address in stations {
                 own.set_station(address, learned, &mut self.hops);
@@ -183,6 +186,7 @@ impl Plan {
                 own.set_route(&to, learned, &mut self.hops, &self.by_peer);
             }
         }
+        compiled
     }
 
     /// Takes in one thing that is not as it was in what was `learned` behind `port`. What the policy says wins.
@@ -380,10 +384,13 @@ impl PortPlan {
         }
         let mut found = self.sa_hops.to_vec();
         found.resize(slots, Err(DropReason::NoRoute));
-        let stale = by_peer.iter().filter(|(peer, _)| match &stale {
-            Stale::All => true,
-            Stale::Some(some) => some.contains(peer),
-        });
+        let stale: Vec<(&IpAddr, &Vec<SaIndex>)> = match &stale {
+            Stale::All => by_peer.iter().collect(),
+            Stale::Some(some) => some
+                .iter()
+                .filter_map(|peer| by_peer.get_key_value(peer))
+                .collect(),
+        };
         for (peer, slots) in stale {
             let hop = self.fib.lookup(*peer);
             for slot in slots {

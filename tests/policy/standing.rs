@@ -1,9 +1,15 @@
 //! From one policy to the next under a running gateway: what stays, comes and goes, and which slots SAs have.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use simplon::ids::{SaIndex, TunnelIndex};
+use simplon::drop::DropReason;
+use simplon::ids::{PortIndex, SaIndex, TunnelIndex};
 use simplon::policy::Policy;
+use simplon::policy::compile::{Compiled, Topology};
+use simplon::policy::model::MacAddr;
+use simplon::policy::plan::{Learned, LearnedRoute, Plan};
 use simplon::policy::standing::{Obstacle, Standing, Step};
 
 use super::{BASE, Site};
@@ -149,4 +155,96 @@ fn what_cannot_be_is_told_all_at_once() {
     let told = obstacles(&rekeyed().replace("spi = 0x2002", "spi = 0x1002"), 8);
     assert!(matches!(&told[..], [Obstacle::SpiInUse { .. }]), "{told:?}");
     assert_eq!(obstacles(&rekeyed(), 2), [Obstacle::NoRoom { room: 2 }]);
+}
+
+type Way = Result<[u8; 12], DropReason>;
+
+/// Where packets for these addresses go by each port, and those of each SA pair.
+fn ways(plan: &mut Plan) -> (Vec<Way>, Vec<Way>) {
+    let tables = plan.tables();
+    let macs = |hop| tables.next_hop(hop).map_or([0; 12], |hop| hop.macs);
+    let mut to = Vec::new();
+    for port in &tables.ports {
+        for address in [
+            "10.1.0.10",
+            "10.1.64.1",
+            "10.1.128.1",
+            "10.2.0.1",
+            "203.0.113.7",
+            "198.51.100.1",
+            "192.0.2.2",
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            to.push(port.routes.lookup(address).map(macs));
+        }
+    }
+    let wan = &tables.ports[1];
+    let pairs = [SaIndex(0), SaIndex(1)].map(|slot| wan.sa_hop(slot).map(macs));
+    (to, pairs.to_vec())
+}
+
+#[test]
+fn plan_that_goes_by_another_policy_is_as_one_that_began_with_it() {
+    let topology = Topology {
+        macs: vec![MacAddr([2; 6]), MacAddr([4; 6])],
+    };
+    let via: IpAddr = "192.0.2.2".parse().unwrap();
+    // The kernel knows a station and a route by it, behind both ports.
+    let learned = Learned {
+        neighbours: BTreeMap::from([(via, [7; 6])]),
+        routes: BTreeSet::from([LearnedRoute {
+            to: "198.51.100.0/24".parse().unwrap(),
+            metric: 1,
+            via: Some(via),
+            weight: 1,
+        }]),
+    };
+    let learned = [learned.clone(), learned];
+    let began_with = |text: &str| {
+        let mut plan = Plan::new(&read(text), &topology);
+        for (port, learned) in (0u16..).map(PortIndex).zip(&learned) {
+            for change in learned.all() {
+                plan.learn(port, learned, change);
+            }
+        }
+        plan
+    };
+    let route = "\n[[route]]\nto = \"10.1.128.0/18\"\nvia = \"10.1.0.10\"\nport = \"lan\"\n";
+    let others = [
+        BASE.to_owned(),
+        BASE.replace("02:00:00:00:01:10", "02:00:00:00:01:11"),
+        BASE.replace("to = \"10.1.64.0/18\"", "to = \"10.1.128.0/18\""),
+        BASE.to_owned() + route,
+        BASE.replace("\"10.2.0.0/16\"", "\"10.2.0.0/17\""),
+        BASE.replace("address = \"203.0.113.7\"", "address = \"203.0.113.8\"")
+            .replace("via = \"203.0.113.7\"", "via = \"203.0.113.8\""),
+    ];
+    for from in &others {
+        for to in &others {
+            let mut plan = began_with(from);
+            ways(&mut plan);
+            let compiled = Compiled::new(&read(to), running(8).beside(), &topology);
+            drop(plan.adopt(compiled, &learned));
+            assert_eq!(
+                ways(&mut plan),
+                ways(&mut began_with(to)),
+                "{from}\nto\n{to}"
+            );
+        }
+    }
+    let found = ways(&mut began_with(&others[0])).0;
+    assert!(found.iter().any(Result::is_ok) && found.iter().any(Result::is_err));
+}
+
+#[test]
+fn peer_that_has_moved_stays_where_it_is() {
+    let topology = Topology {
+        macs: vec![MacAddr([2; 6]), MacAddr([4; 6])],
+    };
+    let mut plan = Plan::new(&read(BASE), &topology);
+    let moved: IpAddr = "198.51.100.9".parse().unwrap();
+    plan.move_peer(SaIndex(0), moved);
+    let compiled = Compiled::new(&read(BASE), running(8).beside(), &topology);
+    drop(plan.adopt(compiled, &[]));
+    assert_eq!(plan.peer(SaIndex(0)), Some(moved));
 }
