@@ -6,7 +6,7 @@ mod testbed;
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use testbed::{
@@ -199,15 +199,21 @@ fn keepalives_keep_a_nat_awake_and_tell_the_peer_nothing() -> Result<()> {
     let seen = datagrams(&frames).filter(|datagram| *datagram == (first, east, &[0xff]));
     assert!(seen.count() >= 3);
     // Where there are packets, there are no keepalives: as many in the end as in the pauses.
-    let before = keepalives(&bed.west)?;
     let busy = Ping {
         count: 40,
         at_once: 1,
         interval: Duration::from_millis(100),
         ..Ping::default()
     };
-    bed.ping(&busy)?;
-    let during = keepalives(&bed.west)? - before;
+    // A machine that stands still for a while makes pauses of its own: that is tried again.
+    let undisturbed = || -> Result<Option<u64>> {
+        let (before, began) = (keepalives(&bed.west)?, Instant::now());
+        bed.ping(&busy)?;
+        let is_busy = began.elapsed() < Duration::from_secs(8);
+        Ok(is_busy.then_some(keepalives(&bed.west)? - before))
+    };
+    let during = (0..3).find_map(|_| undisturbed().transpose()).transpose()?;
+    let during = during.expect("one time in three the pings are not held up");
     assert!(during <= 2, "{during}");
     assert_eq!(keepalives(&bed.east)?, 0, "after 20 seconds");
     assert_balanced(&bed)?;
