@@ -3,6 +3,8 @@
 
 #[path = "explain/bed.rs"]
 mod bed;
+#[path = "common/random.rs"]
+mod chance;
 #[path = "explain/flows.rs"]
 mod flows;
 #[path = "explain/random.rs"]

@@ -4,6 +4,8 @@
 // What is cast here was made small enough a few lines before.
 #![expect(clippy::cast_possible_truncation)]
 
+#[path = "common/random.rs"]
+mod chance;
 mod common;
 #[path = "hostile/explained.rs"]
 mod explained;

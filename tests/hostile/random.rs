@@ -2,6 +2,7 @@
 
 use simplon::policy::model::Side;
 
+pub(crate) use super::chance::Random;
 use super::packets::{
     ESP, ETHER, MARKER, UDP, ether, fix_frame, forwarded, framed, inner, ip, udp,
 };
@@ -11,24 +12,6 @@ use super::sites::{KINDS, hosts};
 /// Mutated frames in each direction.
 const FRAMES: usize = 50_000;
 const BURST: usize = 50;
-
-/// SplitMix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ value >> 31
-    }
-
-    /// Below `limit`, which is not 0.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
 
 pub(crate) fn run(rig: &mut Rig<'_>) {
     for tunnel in KINDS {
