@@ -54,6 +54,23 @@ fn write(bed: &Testbed, name: &str, text: &str) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// Makes the keys that [`rekeyed`] names.
+fn make_keys(bed: &Testbed) -> Result<()> {
+    for name in ["west-to-east.key2", "east-to-west.key2"] {
+        genkey(&bed.west, &bed.dir().join(name))?;
+    }
+    Ok(())
+}
+
+/// Gives one end of the tunnel its new keys.
+fn rekey(bed: &Testbed, gateway: &Gateway, how: &[&str]) -> Result<String> {
+    let (_, tunnel) = policy(gateway)?;
+    let file = format!("{}.tables", gateway.site().name());
+    let file = write(bed, &file, &rekeyed(&tunnel, "2"))?;
+    let replace = ["policy", "replace", &file, "--grace", "1"];
+    gateway.ask(&[&replace[..], how].concat())
+}
+
 fn sas(gateway: &Gateway) -> Result<Vec<(String, u64)>> {
     let shown = gateway.show("sa")?;
     let rows = shown["sas"].as_array().into_iter().flatten();
@@ -69,22 +86,14 @@ fn new_keys_take_the_place_of_old_ones_and_no_ping_is_lost() -> Result<()> {
     let Some(mut bed) = Testbed::for_test(TunnelSpec::default())? else {
         return Ok(());
     };
-    for name in ["west-to-east.key2", "east-to-west.key2"] {
-        genkey(&bed.west, &bed.dir().join(name))?;
-    }
+    make_keys(&bed)?;
     let ping = Ping {
         count: 1500,
         at_once: 1,
         interval: Duration::from_millis(5),
         ..Ping::default()
     };
-    let replace = |gateway: &Gateway, fresh: &[&str]| -> Result<String> {
-        let (_, tunnel) = policy(gateway)?;
-        let file = format!("{}.tables", gateway.site().name());
-        let file = write(&bed, &file, &rekeyed(&tunnel, "2"))?;
-        let how = ["policy", "replace", &file, "--grace", "1"];
-        gateway.ask(&[&how[..], fresh].concat())
-    };
+    let replace = |gateway: &Gateway, how: &[&str]| rekey(&bed, gateway, how);
     let result = std::thread::scope(|scope| -> Result<_> {
         let pings = scope.spawn(|| bed.ping(&ping));
         std::thread::sleep(Duration::from_millis(500));
@@ -99,6 +108,13 @@ fn new_keys_take_the_place_of_old_ones_and_no_ping_is_lost() -> Result<()> {
         // West seals with the old key still: east has not got the new one.
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(sas(&bed.west)?[0], ("0x00002001".to_owned(), 0));
+        let flow = ["explain", "--local", "10.1.0.10", "--remote", "10.2.0.10"];
+        let told = bed.west.ask(&flow)?;
+        assert!(told.contains("0x00001001"), "{told}");
+        assert!(
+            told.contains("until the peer uses the one that takes its place"),
+            "{told}"
+        );
         replace(&bed.east, &["--fresh-keys", "--outbound-after", "0"])?;
         pings.join().map_err(|_| Failure("ping".into()))?
     })?;
@@ -121,6 +137,40 @@ fn new_keys_take_the_place_of_old_ones_and_no_ping_is_lost() -> Result<()> {
     assert_eq!(bed.ping(&Ping::default())?.received, 3);
     assert_balanced(&bed)?;
     assert_clean_stop(&mut bed)
+}
+
+#[test]
+fn new_sas_seal_at_once_where_the_old_have_expired() -> Result<()> {
+    let spec = TunnelSpec {
+        lifetime: "lifetime_packets = 5\n",
+        ..TunnelSpec::default()
+    };
+    let Some(bed) = Testbed::for_test(spec)? else {
+        return Ok(());
+    };
+    let ping = |count| {
+        let ping = Ping {
+            count,
+            at_once: count,
+            ..Ping::default()
+        };
+        bed.ping(&ping).map(|result| result.received)
+    };
+    assert_eq!(ping(20)?, 5);
+    let has_expired = || {
+        bed.west
+            .show("tunnels")
+            .is_ok_and(|shown| shown["tunnels"][0]["state"] == "sa-expired")
+    };
+    assert!(wait_until(PATIENCE, has_expired), "{}", bed.west.log());
+    make_keys(&bed)?;
+    for gateway in [&bed.west, &bed.east] {
+        // Nobody waits for the other's first packet for an hour.
+        rekey(&bed, gateway, &["--fresh-keys", "--outbound-after", "3600"])?;
+    }
+    let ping_works = || ping(1).is_ok_and(|received| received == 1);
+    assert!(wait_until(PATIENCE, ping_works), "{}", bed.west.log());
+    Ok(())
 }
 
 #[test]

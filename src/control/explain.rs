@@ -24,6 +24,7 @@ use crate::ipsec::traffic::Direction;
 use crate::policy::Policy;
 use crate::policy::model::Side;
 use crate::policy::plan::Plan;
+use crate::policy::standing::Standing;
 use crate::policy::tables::Tables;
 use crate::wire::vlan::VlanTags;
 use crate::worker::counters::DirectionCounters;
@@ -206,6 +207,8 @@ pub struct Sources<'a> {
     pub plan: &'a Plan,
     /// The SAs.
     pub sad: SadView<'a>,
+    /// Pairs that the policy names no more, where it has ever been another.
+    pub standing: Option<&'a Standing>,
     /// Why some were not started.
     pub rows: &'a [SaRow],
     /// By `PortIndex`: whether packets wait for MAC addresses behind the port.

@@ -16,6 +16,7 @@ pub(super) fn answer(control: &Control<'_, '_>, ask: &Ask) -> Result<Value, ApiE
         tables: tables.ok_or_else(|| refused(Refused::NoTables))?,
         plan: control.hops.plan(),
         sad: shared.sad.view_owned(writer),
+        standing: Some(control.live.standing()),
         rows: control.records.rows.as_slice(),
         resolves: &shared.host.resolves,
     };

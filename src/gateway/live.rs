@@ -25,6 +25,7 @@ use crate::policy::compile::Compiled;
 use crate::policy::edit::Edit;
 use crate::policy::model::Policy;
 use crate::policy::progress::{Phase, permille};
+use crate::policy::standing::Standing;
 use crate::rcu::Writer;
 
 /// Pairs installed in one turn of the control thread.
@@ -129,6 +130,11 @@ impl Live {
     /// The policy in force, without its keys.
     pub fn policy(&self) -> &Policy {
         self.in_force.standing.policy()
+    }
+
+    /// The policy in force, with what is beside it.
+    pub fn standing(&self) -> &Standing {
+        &self.in_force.standing
     }
 
     /// Whether there is more to do at once.
@@ -345,8 +351,15 @@ impl Live {
             let sa = parts.sad.inbound().get_owned(parts.writer, slot.index());
             sa.is_some_and(|sa| sa.counters().packets() > 0)
         };
+        // What seals no more is not waited for.
+        let is_over = |slot: &SaIndex| {
+            let by = self.in_force.standing.beside().seals_by(*slot);
+            let sa = parts.sad.outbound().get_owned(parts.writer, by.index());
+            sa.is_none_or(|sa| sa.is_stopped() || sa.seq.is_exhausted())
+        };
         let moves = self.moves.iter();
-        let due = moves.filter(|(slot, due)| due.at_latest <= now || has_opened(slot));
+        let due =
+            moves.filter(|(slot, due)| due.at_latest <= now || has_opened(slot) || is_over(slot));
         let moved: Vec<SaIndex> = due.map(|(slot, _)| *slot).collect();
         let may_leave = |slot: &SaIndex| self.leaves.get(slot).is_some_and(|at| *at <= now);
         let dropped: Vec<SaIndex> = match self.pending {
@@ -408,6 +421,7 @@ impl Live {
             return;
         };
         let first = refusal.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
         error!(job, "the policy stays as it is: {first}");
         if let Some(report) = self.report_mut(job) {
             report.state = JobState::Refused;

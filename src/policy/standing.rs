@@ -275,6 +275,12 @@ impl Standing {
         self.gone.keys().copied()
     }
 
+    /// The pair in `slot`, where the policy names it no more, and the tunnel that it was of.
+    pub fn gone(&self, slot: SaIndex) -> Option<(&Tunnel, &EndpointSet)> {
+        let gone = self.gone.get(&slot)?;
+        gone.tunnel().zip(gone.set())
+    }
+
     /// Slots of pairs that are leaving and that nothing is sealed by.
     pub fn leaving(&self) -> impl Iterator<Item = SaIndex> {
         let sealing: BTreeSet<SaIndex> = self.beside.sealing.values().copied().collect();

@@ -207,6 +207,7 @@ impl Bed {
             tables: &self.tables,
             plan: &self.plan,
             sad: self.sad.view_owned(&self.writer),
+            standing: None,
             rows: &[],
             resolves: &[false, false],
         }

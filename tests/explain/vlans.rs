@@ -48,6 +48,7 @@ fn told(frame: &[u8], port: Option<&str>) -> Result<Case, Refused> {
         tables: &tables,
         plan: &plan,
         sad: sad.view_owned(&writer),
+        standing: None,
         rows: &[],
         resolves: &[],
     };

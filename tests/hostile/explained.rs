@@ -202,6 +202,7 @@ fn explained(gateway: &Gateway<'_>, plan: &Plan, side: Side, frame: &[u8]) -> Ca
         tables: shared.tables.get_owned(&gateway.writer, 0).expect("tables"),
         plan,
         sad: shared.sad.view_owned(&gateway.writer),
+        standing: None,
         rows: &[],
         resolves: &shared.host.resolves,
     };

@@ -58,31 +58,29 @@ pub(super) struct Pair<'a> {
     pub(super) inbound: Spi,
     /// How many pairs its packets are spread over.
     pub(super) of: usize,
+    /// Others take its place.
+    pub(super) is_leaving: bool,
 }
 
 impl<'a> Sources<'a> {
     /// The pair in `slot`: the policy's, or one that is on its way out.
     pub(super) fn pair(&self, slot: SaIndex) -> Option<Pair<'a>> {
         let mut sets = endpoint_sets(self.policy);
-        if let Some((.., tunnel, set)) = sets.find(|(at, ..)| *at == slot) {
-            let same = |other: &&EndpointSet| other.local == set.local;
-            return Some(Pair {
-                tunnel: &tunnel.name,
-                local: set.local,
-                remote: set.remote,
-                outbound: set.outbound.spi,
-                inbound: set.inbound.spi,
-                of: tunnel.endpoints.iter().filter(same).count(),
-            });
-        }
-        let row = self.rows.iter().find(|row| row.slot == slot)?;
+        let named = sets.find(|(at, ..)| *at == slot);
+        let named = named.map(|(.., tunnel, set)| (tunnel, set));
+        let (tunnel, set) = match named {
+            Some(named) => named,
+            None => self.standing?.gone(slot)?,
+        };
+        let same = |other: &&EndpointSet| other.local == set.local;
         Some(Pair {
-            tunnel: &row.tunnel,
-            local: row.outbound.local,
-            remote: row.outbound.remote,
-            outbound: row.outbound.spi,
-            inbound: row.inbound.spi,
-            of: 1,
+            tunnel: &tunnel.name,
+            local: set.local,
+            remote: set.remote,
+            outbound: set.outbound.spi,
+            inbound: set.inbound.spi,
+            of: tunnel.endpoints.iter().filter(same).count(),
+            is_leaving: named.is_none(),
         })
     }
 }

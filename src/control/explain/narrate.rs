@@ -496,6 +496,10 @@ impl<'a> Narrator<'a> {
             "outbound SA {spi} of tunnel \"{}\"{split}, {} -> {remote}",
             pair.tunnel, pair.local
         );
+        let label = match pair.is_leaving {
+            true => label + ", until the peer uses the one that takes its place",
+            false => label,
+        };
         match sa {
             Some(sa) => self.say("sa", true, label + &how(sa.identity())),
             None => {
