@@ -226,7 +226,10 @@ fn make(
                 .map_err(|error| format!("error: {error}\n"))?;
             let path = now.text.path.clone();
             let text = PolicyText { path, text };
-            let policy = check(&text, secrets, progress)?;
+            let policy = check(&text, secrets, progress).map_err(|refusal| {
+                refusal
+                    + "note: these are lines of the policy in force (`simplon policy show`) with what was given, not of the file\n"
+            })?;
             build(policy, (&now, text, Some(&names)), topology, progress)
         }
         Wish::Back(before) => {
