@@ -1,6 +1,8 @@
 //! The AEAD interface, in every tier that this processor has, against published vectors and against the `aes-gcm` crate
 //! used directly.
 
+#[path = "aead/in_step.rs"]
+mod in_step;
 #[path = "aead/laws.rs"]
 mod laws;
 #[path = "aead/pages.rs"]

@@ -19,10 +19,9 @@ use crate::dpdk::eal::{Eal, EalConfig};
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::{Port, PortSettings, StartedPort};
 use crate::dpdk::ring::ring_pair;
-use crate::drop::DropReason;
 use crate::gateway::{Assembly, assemble, ports};
 use crate::ids::PortId;
-use crate::ipsec::sa::{InboundSa, OutboundSa};
+use crate::ipsec::sa::{INBOUND_SIZE, OUTBOUND_SIZE};
 
 /// Mbufs that each thread may keep in its cache.
 const POOL_CACHE: u32 = 256;
@@ -257,11 +256,10 @@ fn open_plain<'e>(
 
 /// What one SA takes.
 fn memory(config: &Config) -> MemoryReport {
-    let counters = DropReason::COUNT * size_of::<u64>();
     // The window is words of 32 numbers each, and one more block at its right edge.
     let words = (config.gateways.window as usize / 32 + 1).next_power_of_two();
     MemoryReport {
-        outbound_bytes: size_of::<OutboundSa>() + counters,
-        inbound_bytes: size_of::<InboundSa>() + counters + words * size_of::<u64>(),
+        outbound_bytes: OUTBOUND_SIZE,
+        inbound_bytes: INBOUND_SIZE + words * size_of::<u64>(),
     }
 }

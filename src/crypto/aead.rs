@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::ptr;
 
+use arrayvec::ArrayVec;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -19,7 +21,9 @@ use super::gcm::avx2::HasAvx2;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::avx512::HasAvx512;
 #[cfg(target_arch = "x86_64")]
-use super::gcm::key::GcmKey;
+use super::gcm::avx512_lanes::is_for_lanes;
+#[cfg(target_arch = "x86_64")]
+use super::gcm::key::{GcmKey, LaneKey};
 use super::portable::PortableKey;
 use super::tier::Tier;
 use crate::rcu::prefetch_line;
@@ -194,25 +198,42 @@ fn fingerprint(cipher: Cipher, key: &[u8]) -> KeyFingerprint {
 
 /// An expanded key, ready for packets. Zeroised when dropped, never printed.
 ///
-/// Aligned so that what a short text wants of a `GcmKey` lies in five cache lines.
+/// One cache line, which is all that a short text wants of it among packets of other keys, in the best tier. What it is expanded
+/// to lies apart, so that the first lines of many keys lie side by side.
 #[repr(C, align(64))]
 pub struct AeadKey {
-    salt: Zeroizing<[u8; SALT_LEN]>,
-    // So that the powers that a short text begins with begin a cache line.
-    _apart: [u8; 28],
-    // Where `prefetch` expects it, so that it need not look.
-    expanded: Expanded,
+    #[cfg(target_arch = "x86_64")]
+    lane: LaneKey,
+    /// Whether its last round keys lie beyond those of AES-128.
+    is_long: bool,
+    expanded: Box<Expanded>,
 }
 
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<AeadKey>() == 576);
+const _: () = assert!(size_of::<AeadKey>() == 64);
 
 /// The key in the form that its tier wants.
+///
+/// Aligned so that what a short text wants of a `GcmKey` lies in five cache lines.
+#[repr(C, align(64))]
+struct Expanded {
+    // So that the powers that a short text begins with begin a cache line, and where `prefetch` expects it, so that it need
+    // not look.
+    _apart: [u8; 32],
+    key: ExpandedKey,
+}
+
+/// Bytes of what lies apart of a key.
+pub const KEY_SIZE: usize = size_of::<Expanded>();
+
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(KEY_SIZE == 576);
+
 #[expect(
     clippy::large_enum_variant,
-    reason = "an SA holds it in place, a pointer less to follow for each packet"
+    reason = "it lies apart as it is, and most are large"
 )]
-enum Expanded {
+enum ExpandedKey {
     Portable(Box<PortableKey>),
     /// For one of our own kernels; the key knows which.
     #[cfg(target_arch = "x86_64")]
@@ -230,27 +251,65 @@ impl AeadKey {
     pub fn for_tier(material: &KeyMaterial, tier: Tier) -> Option<Self> {
         let expanded = match tier {
             Tier::Portable => {
-                Expanded::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
+                ExpandedKey::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
             }
             #[cfg(target_arch = "x86_64")]
-            Tier::AesNi => Expanded::Vector(HasAesNi::detect()?.expand(&material.key)),
+            Tier::AesNi => ExpandedKey::Vector(HasAesNi::detect()?.expand(&material.key)),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => Expanded::Vector(HasAvx2::detect()?.expand(&material.key)),
+            Tier::Avx2 => ExpandedKey::Vector(HasAvx2::detect()?.expand(&material.key)),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => Expanded::Vector(HasAvx512::detect()?.expand(&material.key)),
+            Tier::Avx512 => ExpandedKey::Vector(HasAvx512::detect()?.expand(&material.key)),
         };
         Some(Self {
-            expanded,
-            salt: material.salt.clone(),
-            _apart: [0; 28],
+            #[cfg(target_arch = "x86_64")]
+            lane: match &expanded {
+                ExpandedKey::Portable(_) => LaneKey::NONE,
+                ExpandedKey::Vector(key) => LaneKey::new(key, &material.key),
+            },
+            is_long: material.cipher != Cipher::Aes128Gcm,
+            expanded: Box::new(Expanded {
+                _apart: [0; 32],
+                key: expanded,
+            }),
         })
     }
 
-    /// Asks for what a text of `text_len` bytes, ICV included, will want of the key. Changes nothing but time. It may not
-    /// look at the key: the tiers' keys lie at the same place, and `is_long` is a guess.
+    /// What four packets in step want of it.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(super) fn lane(&self) -> &LaneKey {
+        &self.lane
+    }
+
+    /// Whether a text of `len` bytes, ICV included, is better done beside those of other keys, where it is not one of many.
+    #[inline]
+    fn goes_in_step(&self, len: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.lane.is_some() & is_for_lanes(len)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = len;
+            false
+        }
+    }
+
+    /// Does jobs of this key, whose texts have `lens` bytes, ICV included.
+    #[inline]
+    pub(super) fn run<'a, J: Job<'a>>(&self, jobs: &mut [J], lens: RangeInclusive<usize>) {
+        match &self.expanded.key {
+            ExpandedKey::Portable(key) => key.run(jobs),
+            #[cfg(target_arch = "x86_64")]
+            ExpandedKey::Vector(key) => gcm::run(key, jobs, lens),
+        }
+    }
+
+    /// Asks for what a text of `text_len` bytes, ICV included, will want of the expanded key. Changes nothing but time. It may
+    /// not look at it: the tiers' keys lie at the same place, and `is_long` is a guess.
     #[inline]
     fn prefetch(&self, text_len: usize, is_long: bool) {
-        let start = ptr::from_ref(self).cast();
+        let start = ptr::from_ref(&*self.expanded).cast();
         for line in 3..8 {
             prefetch_line(start, line);
         }
@@ -263,22 +322,6 @@ impl AeadKey {
                 prefetch_line(start, line);
             }
         }
-    }
-
-    /// Whether its last round keys lie beyond those of AES-128.
-    #[inline]
-    fn is_long(&self) -> bool {
-        match &self.expanded {
-            Expanded::Portable(_) => false,
-            #[cfg(target_arch = "x86_64")]
-            Expanded::Vector(key) => key.is_long(),
-        }
-    }
-
-    /// The nonce of the packet whose explicit IV is `iv` (RFC 4106 section 4).
-    #[inline]
-    pub fn nonce(&self, iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
-        nonce(*self.salt, iv)
     }
 }
 
@@ -451,9 +494,22 @@ pub fn open_burst(jobs: &mut [OpenJob<'_>]) {
 /// How many jobs ahead a key is asked for.
 const AHEAD: usize = 6;
 
-/// Does jobs run by run of equal key, and asks for the keys that later jobs want.
+/// Jobs of one key from which on they go by themselves, whatever their texts.
+const RUN: usize = 4;
+
 #[inline]
 fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
+    let rest = do_runs::<J, true>(jobs);
+    #[cfg(target_arch = "x86_64")]
+    rest.chunks_mut(SET).for_each(do_scattered);
+    #[cfg(not(target_arch = "x86_64"))]
+    debug_assert!(rest.is_empty(), "nothing goes in step");
+}
+
+/// Does jobs run by run of equal key, and asks for the keys that later jobs want. Where it `STOPS`, returns the jobs from the first
+/// on that better goes in step with others.
+#[inline]
+fn do_runs<'j, 'a, J: Job<'a>, const STOPS: bool>(jobs: &'j mut [J]) -> &'j mut [J] {
     let mut rest = jobs;
     let mut asked = 0;
     while let Some(first) = rest.first() {
@@ -468,22 +524,87 @@ fn do_burst<'a, J: Job<'a>>(jobs: &mut [J]) {
             longest = job.len().max(longest);
             len += 1;
         }
+        if STOPS && len < RUN && key.goes_in_step(shortest) && key.goes_in_step(longest) {
+            break;
+        }
         // A long run leaves time for the key behind it; short ones want those of some jobs ahead.
         let ahead = if len < AHEAD { AHEAD } else { len };
         for job in rest.iter().take(ahead + 1).skip(asked.max(len)) {
             // The keys of one gateway are mostly of one cipher.
-            job.key().prefetch(job.len(), key.is_long());
+            job.key().prefetch(job.len(), key.is_long);
         }
         // Counted from where the rest begins.
         asked = (ahead + 1).saturating_sub(len);
         let (run, after) = std::mem::take(&mut rest).split_at_mut(len);
-        match &key.expanded {
-            Expanded::Portable(key) => key.run(run),
-            #[cfg(target_arch = "x86_64")]
-            Expanded::Vector(key) => gcm::run(key, run, shortest..=longest),
-        }
+        key.run(run, shortest..=longest);
         rest = after;
     }
+    rest
+}
+
+/// Jobs that are looked at together where keys change from packet to packet.
+#[cfg(target_arch = "x86_64")]
+const SET: usize = 64;
+
+/// Does up to [`SET`] jobs whose keys change from packet to packet: short texts in step, and what is between them run by run.
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn do_scattered<'a, J: Job<'a>>(jobs: &mut [J]) {
+    let mut in_step = which_go_in_step(jobs);
+    let is_long = jobs.first().is_some_and(|job| job.key().is_long);
+    let mut aside = ArrayVec::<&mut J, SET>::new();
+    let mut rest = jobs;
+    loop {
+        let count = (in_step.trailing_ones() as usize).min(rest.len());
+        let (scattered, after) = rest.split_at_mut(count);
+        aside.extend(scattered);
+        in_step = behind(in_step, count);
+        if after.is_empty() {
+            break;
+        }
+        let count = (in_step.trailing_zeros() as usize).min(after.len());
+        let (runs, after) = after.split_at_mut(count);
+        in_step = behind(in_step, count);
+        let mut others = !in_step;
+        for _ in 0..AHEAD {
+            let next = others.trailing_zeros() as usize;
+            let Some(job) = after.get(next) else {
+                break;
+            };
+            job.key().prefetch(job.len(), is_long);
+            others &= others.wrapping_sub(1);
+        }
+        do_runs::<J, false>(runs);
+        rest = after;
+    }
+    gcm::avx512_lanes::run(&mut aside);
+}
+
+/// Which of up to [`SET`] jobs go in step: short texts that are few of one key.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn which_go_in_step<'a, J: Job<'a>>(jobs: &[J]) -> u64 {
+    let (mut can, mut repeats) = (0, 0);
+    let mut before = ptr::null();
+    for job in jobs.iter().rev() {
+        let key = job.key();
+        can = can << 1 | u64::from(key.goes_in_step(job.len()));
+        repeats = repeats << 1 | u64::from(ptr::eq(key, before));
+        before = key;
+    }
+    // One that three equal ones follow, and those three.
+    let leads = repeats & repeats >> 1 & repeats >> 2;
+    can & !(leads | leads << 1 | leads << 2 | leads << 3)
+}
+
+/// The bits behind the first `count`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn behind(bits: u64, count: usize) -> u64 {
+    u32::try_from(count)
+        .ok()
+        .and_then(|count| bits.checked_shr(count))
+        .unwrap_or(0)
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -496,8 +617,8 @@ mod tests {
         let material = material.expect("key and salt");
         for tier in Tier::available() {
             let key = AeadKey::for_tier(&material, tier).expect("an available tier");
-            if let Expanded::Vector(expanded) = &key.expanded {
-                let line = |at: usize| (at - ptr::from_ref(&key).addr()) / 64;
+            if let ExpandedKey::Vector(expanded) = &key.expanded.key {
+                let line = |at: usize| (at - ptr::from_ref(&*key.expanded).addr()) / 64;
                 let wanted = expanded.wanted_by_five_blocks();
                 assert_eq!((line(wanted.start), line(wanted.end - 1)), (3, 7));
             }

@@ -171,7 +171,7 @@ fn encapsulate<'a, B: PacketBuf>(
     let wrapped = if sa.shape.is_v4() {
         packet.wrap(&sa.template, front, back)
     } else {
-        packet.wrap(&sa.long_template, front, back)
+        packet.wrap(&sa.far.long_template, front, back)
     };
     let data = wrapped.ok_or(DropReason::NoRoom)?;
     let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
@@ -435,7 +435,7 @@ mod tests {
             assert_eq!(data[28..36], seq.to_be_bytes(), "number of the old one");
             let mut jobs = [OpenJob {
                 key: &old,
-                nonce: old.nonce(seq.to_be_bytes()),
+                nonce: aead::nonce(key(1).salt(), seq.to_be_bytes()),
                 aad: Aad::extended(0x1001, seq),
                 text: &mut data[36..],
                 authentic: false,

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::bits::low_8;
 use crate::crypto::aead::{AeadKey, Cipher, KeyFingerprint, KeyMaterial};
-use crate::crypto::aead::{ICV_LEN, IV_LEN, SALT_LEN};
+use crate::crypto::aead::{ICV_LEN, IV_LEN, KEY_SIZE, SALT_LEN};
 use crate::drop::DropReason;
 use crate::ids::Spi;
 use crate::ipsec::outer::{DontFragment, Encapsulation, Fragmentation, OuterHeader, SizeRules};
@@ -53,6 +53,9 @@ pub struct SaParams<'a> {
     pub encapsulation: Encapsulation,
 }
 
+/// Cache lines of an SA that a packet needs, the first ones.
+pub(super) const HOT_LINES: usize = 3;
+
 /// What makes an outbound SA.
 pub struct OutboundParams<'a> {
     /// What it shares with an inbound one.
@@ -67,9 +70,10 @@ pub struct OutboundParams<'a> {
 
 /// An SA that seals.
 ///
-/// What a packet needs of it, beside the key, is in its first two cache lines: one that workers only read, and one with the
-/// numbers and counters, which they write, so that two workers on one SA do not take each other's line away in the middle
-/// of a burst. Headers with IPv6 are longer than the room there is, and lie apart.
+/// What a packet needs of it is in its first three cache lines: one that workers only read, one with the numbers and counters,
+/// which they write, so that two workers on one SA do not take each other's line away in the middle of a burst, and the first of
+/// the key. What is seldom wanted lies apart, so that these lines of many SAs lie side by side: fewer pages lead to them. Headers
+/// with IPv6 are longer than the room there is, and lie apart too.
 #[repr(C, align(64))]
 pub struct OutboundSa {
     /// The key's salt, so that a nonce can be made before the key's own lines are there.
@@ -87,20 +91,32 @@ pub struct OutboundSa {
     pub seq: SeqAllocator,
     hot: HotCounters,
     pub(super) key: AeadKey,
-    /// As `template`, whatever the outer header.
-    pub(super) long_template: [u8; MAX_TEMPLATE],
     /// Where packets go, in UDP: the templates have where they went at first.
     pub(super) peer: Option<Box<OutboundPeer>>,
+    pub(super) far: Box<OutboundFar>,
+}
+
+/// What is seldom wanted of an SA that seals.
+pub(super) struct OutboundFar {
+    /// As [`OutboundSa::template`], whatever the outer header.
+    pub(super) long_template: [u8; MAX_TEMPLATE],
     cold: ColdCounters,
     /// The first of its numbers.
     first_seq: u64,
     identity: SaIdentity,
 }
 
+/// Bytes of an SA that seals, with all that is apart but the peer.
+pub const OUTBOUND_SIZE: usize = size_of::<OutboundSa>() + size_of::<OutboundFar>() + KEY_SIZE;
+/// Bytes of an SA that opens, likewise, but for its window.
+pub const INBOUND_SIZE: usize = size_of::<InboundSa>() + size_of::<InboundFar>() + KEY_SIZE;
+
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(OutboundSa, seq) == 64);
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(OutboundSa, key) == 128);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<OutboundSa>() == 256 && size_of::<InboundSa>() == 256);
 
 /// What the headers of an outbound SA consist of, and what goes from the inner header into the outer one.
 #[derive(Clone, Copy)]
@@ -149,7 +165,7 @@ const STOPPED: u8 = 0;
 
 /// An SA that opens.
 ///
-/// What a packet needs of it, beside the key and one word of the window, is in its first two cache lines.
+/// What a packet needs of it beside one word of the window is in its first three cache lines, as in [`OutboundSa`].
 #[repr(C, align(64))]
 pub struct InboundSa {
     /// SPI, host byte order.
@@ -169,10 +185,15 @@ pub struct InboundSa {
     /// As in [`OutboundSa`].
     pub(super) salt: Zeroizing<[u8; SALT_LEN]>,
     pub(super) key: AeadKey,
-    /// What it may carry.
-    selectors: Selectors,
     /// Where packets come from, in UDP.
     pub(super) peer: Option<Box<InboundPeer>>,
+    far: Box<InboundFar>,
+}
+
+/// What is seldom wanted of an SA that opens.
+struct InboundFar {
+    /// What it may carry.
+    selectors: Selectors,
     cold: ColdCounters,
     identity: SaIdentity,
 }
@@ -329,27 +350,29 @@ impl OutboundSa {
             shape: template.shape,
             path_mtu: AtomicU16::new(params.sizes.path_mtu),
             key: AeadKey::new(params.sa.key),
-            long_template: template.bytes,
             peer: params
                 .sa
                 .peer()
                 .map(|peer| Box::new(OutboundPeer::new(peer))),
-            cold: ColdCounters::default(),
-            first_seq: seq.unused(),
-            identity: params.sa.identity(),
+            far: Box::new(OutboundFar {
+                long_template: template.bytes,
+                cold: ColdCounters::default(),
+                first_seq: seq.unused(),
+                identity: params.sa.identity(),
+            }),
             seq,
         }
     }
 
     /// What names it to people.
     pub fn identity(&self) -> &SaIdentity {
-        &self.identity
+        &self.far.identity
     }
 
     /// The peer's outer address, where it is now.
     pub fn remote(&self) -> IpAddr {
         let peer = self.peer().and_then(|peer| peer.cell.get());
-        peer.map_or(self.identity.remote, |peer| peer.ip())
+        peer.map_or(self.far.identity.remote, |peer| peer.ip())
     }
 
     /// Where packets go, in UDP.
@@ -362,7 +385,7 @@ impl OutboundSa {
     pub fn counters(&self) -> SaCounters<'_> {
         SaCounters {
             hot: &self.hot,
-            cold: &self.cold,
+            cold: &self.far.cold,
         }
     }
 
@@ -378,7 +401,7 @@ impl OutboundSa {
 
     /// How many sequence numbers it has spent: one for each packet that was sealed, and for each that failed after that.
     pub fn numbers_used(&self) -> u64 {
-        self.seq.unused().saturating_sub(self.first_seq)
+        self.seq.unused().saturating_sub(self.far.first_seq)
     }
 
     /// Ends it after so many packets from now on, exactly (RFC 4301 section 4.4.2.1).
@@ -396,10 +419,10 @@ impl OutboundSa {
         self.seq.leased().is_none()
     }
 
-    /// Asks for what a packet needs of it beside the key.
+    /// Asks for what a packet needs of it.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_lines(self, 2);
+        prefetch_lines(self, HOT_LINES);
     }
 
     /// SPI, host byte order, as the template has it.
@@ -494,13 +517,15 @@ impl InboundSa {
             window: ReplayWindow::new(params.window, params.seen),
             salt: Zeroizing::new(params.sa.key.salt()),
             key: AeadKey::new(params.sa.key),
-            selectors: params.selectors,
             peer: params
                 .sa
                 .peer()
                 .map(|peer| Box::new(InboundPeer::new(peer, params.peer_moves))),
-            cold: ColdCounters::default(),
-            identity: params.sa.identity(),
+            far: Box::new(InboundFar {
+                selectors: params.selectors,
+                cold: ColdCounters::default(),
+                identity: params.sa.identity(),
+            }),
         }
     }
 
@@ -514,14 +539,14 @@ impl InboundSa {
     pub fn counters(&self) -> SaCounters<'_> {
         SaCounters {
             hot: &self.hot,
-            cold: &self.cold,
+            cold: &self.far.cold,
         }
     }
 
-    /// Asks for what a packet needs of it beside the key and the window's word.
+    /// Asks for what a packet needs of it beside the window's word.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_lines(self, 2);
+        prefetch_lines(self, HOT_LINES);
     }
 
     /// Whether a packet that came in this protocol is its own to open.
@@ -556,7 +581,7 @@ impl InboundSa {
                 return true;
             }
         }
-        self.selectors.admit(inner)
+        self.far.selectors.admit(inner)
     }
 
     /// Whether our outer address is this IPv4 address.
@@ -573,7 +598,7 @@ impl InboundSa {
 
     /// What names it to people.
     pub fn identity(&self) -> &SaIdentity {
-        &self.identity
+        &self.far.identity
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::ptr;
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-use simplon::crypto::aead::{Cipher, ICV_LEN, OpenJob, SealJob, open_burst, seal_burst};
+use simplon::crypto::aead::{AeadKey, Cipher, ICV_LEN, OpenJob, SealJob, open_burst, seal_burst};
 use simplon::crypto::tier::Tier;
 
 use super::Message;
@@ -104,27 +104,31 @@ fn every_length_against_the_fences(tier: Tier) {
         let cipher = Cipher::ALL[len % 3];
         let message = Message::new(cipher, 0, len % 2 == 0, len);
         let mut key_room = Fenced::new(3 * PAGE);
-        let key = &key_room.put(vec![message.aead_key(tier)])[0];
-        // One packet alone, and as many as can go together with one more.
-        for count in [1, 9] {
+        let keys = key_room.put((0..9).map(|_| message.aead_key(tier)).collect());
+        // One packet alone, and as many as can go together with one more, under one key and under as many.
+        for (count, keys) in [(1, &keys[8..]), (9, &keys[8..]), (9, &*keys)] {
             for last in [false, true] {
-                println!("at {len} bytes, {count} packets, against the fence behind: {last}");
-                pass(&message, key, &mut texts[..count], last);
+                let under = keys.len();
+                println!(
+                    "at {len} bytes, {count} packets of {under} keys, against the fence behind: {last}"
+                );
+                pass(&message, keys, &mut texts[..count], last);
             }
         }
-        // SAFETY: the key was moved there and is not used any more.
-        unsafe { ptr::drop_in_place(ptr::from_ref(key).cast_mut()) };
+        // SAFETY: the keys were moved there and are not used any more.
+        unsafe { ptr::drop_in_place(keys) };
     }
 }
 
-/// Seals the message in each of `rooms` in one burst, and opens it again.
-fn pass(message: &Message, key: &simplon::crypto::aead::AeadKey, rooms: &mut [Fenced], last: bool) {
+/// Seals the message in each of `rooms` in one burst, the keys in turn, and opens it again.
+fn pass(message: &Message, keys: &[AeadKey], rooms: &mut [Fenced], last: bool) {
     let len = message.sealed.len();
     for room in &mut *rooms {
         room.text(len, last).copy_from_slice(&message.unsealed());
     }
     let mut job_room = Fenced::new(PAGE);
-    let jobs = rooms.iter_mut().map(|room| SealJob {
+    let jobs = rooms.iter_mut().zip(keys.iter().cycle());
+    let jobs = jobs.map(|(room, key)| SealJob {
         key,
         nonce: message.nonce,
         aad: message.aad(),
@@ -139,7 +143,8 @@ fn pass(message: &Message, key: &simplon::crypto::aead::AeadKey, rooms: &mut [Fe
     );
 
     let mut job_room = Fenced::new(PAGE);
-    let jobs = rooms.iter_mut().map(|room| OpenJob {
+    let jobs = rooms.iter_mut().zip(keys.iter().cycle());
+    let jobs = jobs.map(|(room, key)| OpenJob {
         key,
         nonce: message.nonce,
         aad: message.aad(),

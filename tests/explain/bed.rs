@@ -7,7 +7,7 @@ use simplon::control::explain::{
     Ask, Captured, Case, Explanation, Link, Refused, Sources, explain,
 };
 use simplon::control::lifetimes;
-use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
+use simplon::crypto::aead::{self, Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::drop::{DropReason, Fate};
 use simplon::ids::{PortIndex, SaIndex};
 use simplon::ipsec::flow_cache::FlowCache;
@@ -319,7 +319,7 @@ impl Bed {
         sealed.extend([0; ICV_LEN]);
         seal_burst(&mut [SealJob {
             key: &key,
-            nonce: key.nonce(seq.to_be_bytes()),
+            nonce: aead::nonce(set.inbound.key.salt(), seq.to_be_bytes()),
             aad: match set.inbound.esn {
                 true => Aad::extended(spi, seq),
                 false => Aad::short(spi, low),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use simplon::buf::PacketBuf;
 use simplon::control::lifetimes;
-use simplon::crypto::aead::{Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
+use simplon::crypto::aead::{self, Aad, AeadKey, ICV_LEN, SealJob, seal_burst};
 use simplon::dpdk::{Burst, Mempool, Queues, RxQueue, TxQueue};
 use simplon::drop::{Aside, DropReason, Fate, PuntReason};
 use simplon::ids::{PortIndex, SaIndex};
@@ -308,7 +308,7 @@ impl<'p> Gateway<'p> {
         sealed.extend([0; ICV_LEN]);
         seal_burst(&mut [SealJob {
             key: &key,
-            nonce: key.nonce(seq.to_be_bytes()),
+            nonce: aead::nonce(set.outbound.key.salt(), seq.to_be_bytes()),
             aad: if set.outbound.esn {
                 Aad::extended(spi, seq)
             } else {

@@ -19,7 +19,7 @@ use super::{Kernels, REVERSED};
 use crate::crypto::aead::{ICV_LEN, NONCE_LEN, Packet};
 
 /// Proof that this processor has what the kernels of this module use.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::crypto) struct HasAvx512(());
 
 impl HasAvx512 {

@@ -243,7 +243,7 @@ fn hash_vector<const G: usize>(all: &mut PairSums, text: __m512i, powers: *const
 // Both are assembly, so that they stay between the rounds.
 
 kernel! {
-fn products(text: __m512i, power: __m512i) -> Sums {
+pub(super) fn products(text: __m512i, power: __m512i) -> Sums {
     let (high, middle, low);
     // SAFETY: works on registers only, with an instruction of VPCLMULQDQ and one of AVX-512.
     unsafe {
@@ -266,7 +266,7 @@ fn products(text: __m512i, power: __m512i) -> Sums {
 }
 
 kernel! {
-fn add_products(sums: &mut Sums, text: __m512i, power: __m512i) {
+pub(super) fn add_products(sums: &mut Sums, text: __m512i, power: __m512i) {
     let (one, other): (__m512i, __m512i);
     // SAFETY: as above.
     unsafe {

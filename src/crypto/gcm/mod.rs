@@ -6,6 +6,7 @@ pub(super) mod avx512;
 mod avx512_chunks;
 mod avx512_fours;
 mod avx512_jobs;
+pub(super) mod avx512_lanes;
 mod avx512_long;
 mod avx512_short;
 mod counters;
