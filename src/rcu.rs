@@ -5,13 +5,16 @@
 //! entered at that generation or later. A round in which nothing changed costs the reader one load. Readers never
 //! allocate, never free and never wait.
 //!
-//! Readers that look at much of what is published ask for it ahead, by [`prefetch`].
+//! Readers that look at much of what is published ask for it ahead, by [`prefetch`]. And what is in slots lies side by side
+//! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages.
 //!
 //! This is the only unsafe code outside `dpdk` and `crypto`.
 
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
@@ -103,8 +106,143 @@ pub struct Writer {
 /// A value out of every slot, and the generation from which no reader can find it.
 struct Retired {
     generation: u64,
-    /// Only ever dropped; the box frees the value.
+    /// Only ever dropped, which frees the value.
     _value: Box<dyn Send>,
+}
+
+/// Places for the values of slots, side by side, each in use or free.
+struct Cells<T> {
+    // INVARIANT: a cell holds a value exactly while a `Placed` or a slot owns it.
+    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    free: Mutex<FreeCells>,
+}
+
+struct FreeCells {
+    /// Whether the cell of a slot's own is in use.
+    own: Box<[bool]>,
+    /// Other cells that are free.
+    spare: Vec<usize>,
+}
+
+// SAFETY: a cell is reached only by who owns it, as if it owned a `Box<T>`.
+unsafe impl<T: Send> Send for Cells<T> {}
+// SAFETY: likewise; which cells are free is behind a lock.
+unsafe impl<T: Send> Sync for Cells<T> {}
+
+impl<T> Cells<T> {
+    /// A cell of its own for each of `count` slots, and some more for values that come while readers hold the one before.
+    fn new(count: usize) -> Arc<Self> {
+        let all = count.saturating_add(count / 8).saturating_add(16);
+        let cells = Box::new_uninit_slice(all);
+        // SAFETY: a `MaybeUninit` may be uninitialised, and so may a cell of it.
+        let cells: Box<[UnsafeCell<MaybeUninit<T>>]> = unsafe { cells.assume_init() };
+        ask_for_huge_pages(&cells);
+        Arc::new(Self {
+            cells,
+            free: Mutex::new(FreeCells {
+                own: vec![false; count].into(),
+                spare: (count..all).rev().collect(),
+            }),
+        })
+    }
+
+    fn free(&self) -> MutexGuard<'_, FreeCells> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the value for a slot into the slot's own cell, or another where that is in use; it stays on the heap where all are.
+    /// What it leaves behind is wiped, for it may have been a key.
+    fn place(self: &Arc<Self>, slot: usize, value: Box<T>) -> Placed<T> {
+        let mut free = self.free();
+        let at = match free.own.get_mut(slot) {
+            Some(used) if !*used => {
+                *used = true;
+                Some(slot)
+            }
+            _ => free.spare.pop(),
+        };
+        drop(free);
+        let Some(cell) = at.and_then(|at| self.cells.get(at)) else {
+            return Placed {
+                value: Box::into_raw(value),
+                cells: Arc::clone(self),
+            };
+        };
+        let (from, to) = (Box::into_raw(value), cell.get().cast::<T>());
+        // SAFETY: both are memory of a `T`; the cell is nobody's (INVARIANT), and what stays behind is not used as a `T` again.
+        unsafe { ptr::copy_nonoverlapping(from, to, 1) };
+        let from = from.cast::<MaybeUninit<T>>();
+        // SAFETY: memory that the box owned, of a type that all bytes suit.
+        unsafe { zeroize::zeroize_flat_type(from) };
+        // SAFETY: from `Box::into_raw`; freed as a type that has nothing to drop.
+        drop(unsafe { Box::from_raw(from) });
+        Placed {
+            value: to,
+            cells: Arc::clone(self),
+        }
+    }
+
+    /// Which cell `value` is in, if any.
+    fn index_of(&self, value: *const T) -> Option<usize> {
+        let offset = value.addr().checked_sub(self.cells.as_ptr().addr())?;
+        let at = offset.checked_div(size_of::<T>())?;
+        (at < self.cells.len()).then_some(at)
+    }
+}
+
+/// A value that is in no slot, in a cell or on the heap. Dropping it frees that.
+struct Placed<T> {
+    // INVARIANT: owned by this, and in one of `cells` or from `Box::into_raw`.
+    value: *mut T,
+    cells: Arc<Cells<T>>,
+}
+
+// SAFETY: it owns its value, as a box would.
+unsafe impl<T: Send> Send for Placed<T> {}
+
+impl<T> Placed<T> {
+    /// Leaves it to a slot.
+    fn into_raw(self) -> *mut T {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once, for what is not dropped gives it up.
+        drop(unsafe { ptr::read(&raw const this.cells) });
+        this.value
+    }
+}
+
+impl<T> Drop for Placed<T> {
+    fn drop(&mut self) {
+        match self.cells.index_of(self.value) {
+            Some(at) => {
+                // SAFETY: a cell that holds a value, whose owner this is (INVARIANT).
+                unsafe { ptr::drop_in_place(self.value) };
+                let mut free = self.cells.free();
+                match free.own.get_mut(at) {
+                    Some(used) => *used = false,
+                    None => free.spare.push(at),
+                }
+            }
+            // SAFETY: from `Box::into_raw` (INVARIANT).
+            None => drop(unsafe { Box::from_raw(self.value) }),
+        }
+    }
+}
+
+/// Asks for memory in few large pages, which is a hint: without them more time goes into finding pages.
+pub(crate) fn ask_for_huge_pages<T>(memory: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{Advice, madvise};
+
+        const PAGE: usize = 4096;
+        let start = memory.as_ptr().addr().next_multiple_of(PAGE);
+        let end = memory.as_ptr_range().end.addr() / PAGE * PAGE;
+        if let Some(len) = end.checked_sub(start).filter(|len| *len > 0) {
+            let at = memory.as_ptr().cast_mut().with_addr(start).cast();
+            // SAFETY: whole pages of memory that is borrowed; the advice changes nothing in them.
+            let _ = unsafe { madvise(at, len, Advice::LinuxHugepage) };
+        }
+    }
 }
 
 impl Writer {
@@ -112,6 +250,7 @@ impl Writer {
     pub fn slots<T: Send + Sync + 'static>(&self, count: usize) -> Slots<T> {
         Slots {
             domain: Arc::clone(&self.domain),
+            cells: Cells::new(count),
             slots: (0..count)
                 .map(|_| AtomicPtr::new(ptr::null_mut()))
                 .collect(),
@@ -135,7 +274,9 @@ impl Writer {
         if !Arc::ptr_eq(&self.domain, &slots.domain) {
             return Err(value);
         }
-        let new = value.map_or(ptr::null_mut(), Box::into_raw);
+        let new = value.map_or(ptr::null_mut(), |value| {
+            slots.cells.place(index, value).into_raw()
+        });
         let old = slot.swap(new, Ordering::AcqRel);
         let generation = self
             .domain
@@ -143,12 +284,15 @@ impl Writer {
             .fetch_add(1, Ordering::AcqRel)
             .wrapping_add(1);
         if !old.is_null() {
-            // SAFETY: every non-null pointer in a slot came from `Box::into_raw` above, and the swap took it out, so
-            // this is its only owner; readers that still borrow it keep it in `retired` until they have moved on.
-            let value = unsafe { Box::from_raw(old) };
+            // Every non-null pointer in a slot came from `Placed::into_raw` above, and the swap took it out, so this is its only
+            // owner; readers that still borrow it keep it in `retired` until they have moved on.
+            let value = Placed {
+                value: old,
+                cells: Arc::clone(&slots.cells),
+            };
             self.retired.push(Retired {
                 generation,
-                _value: value,
+                _value: Box::new(value),
             });
         }
         Ok(())
@@ -184,7 +328,8 @@ impl Drop for Writer {
 /// A fixed array of values, each of which the writer can replace while readers read.
 pub struct Slots<T> {
     domain: Arc<Domain>,
-    // INVARIANT: each is null or came from `Box::into_raw`, and is owned by its slot.
+    cells: Arc<Cells<T>>,
+    // INVARIANT: each is null or came from `Placed::into_raw`, and is owned by its slot.
     slots: Box<[AtomicPtr<T>]>,
 }
 
@@ -206,7 +351,7 @@ impl<T> Slots<T> {
             return None;
         }
         let value = self.slots.get(index)?.load(Ordering::Acquire);
-        // SAFETY: null, or a value the writer put there by `Box::into_raw`. It is freed only after every reader of this
+        // SAFETY: null, or a value the writer put there by `Placed::into_raw`. It is freed only after every reader of this
         // domain has entered a later round, and `guard`, which this borrow cannot outlive, keeps its reader from that.
         unsafe { value.as_ref() }
     }
@@ -219,7 +364,10 @@ impl<T> Slots<T> {
         } else {
             &[]
         };
-        SlotsView { slots }
+        SlotsView {
+            slots,
+            cells: &self.cells.cells,
+        }
     }
 
     /// The same for the owner of the writer: the thread that alone can free.
@@ -239,7 +387,10 @@ impl<T> Slots<T> {
         } else {
             &[]
         };
-        SlotsView { slots }
+        SlotsView {
+            slots,
+            cells: &self.cells.cells,
+        }
     }
 }
 
@@ -247,6 +398,8 @@ impl<T> Slots<T> {
 pub struct SlotsView<'g, T> {
     // INVARIANT: slots of the domain of a guard, or of a writer borrowed, that lives for `'g`.
     slots: &'g [AtomicPtr<T>],
+    /// To ask for, and for nothing else.
+    cells: &'g [UnsafeCell<MaybeUninit<T>>],
 }
 
 impl<T> Clone for SlotsView<'_, T> {
@@ -267,11 +420,14 @@ impl<'g, T> SlotsView<'g, T> {
         unsafe { value.as_ref() }
     }
 
-    /// Asks for the cache line of slot `index` itself.
+    /// Asks for the cache line of slot `index` itself, and for the first `lines` of what it nearly always holds.
     #[inline]
-    pub fn prefetch(self, index: usize) {
+    pub fn prefetch(self, index: usize, lines: usize) {
         if let Some(slot) = self.slots.get(index) {
             prefetch(slot);
+        }
+        if let Some(cell) = self.cells.get(index) {
+            prefetch_lines(cell, lines);
         }
     }
 }
@@ -281,8 +437,11 @@ impl<T> Drop for Slots<T> {
         for slot in &self.slots {
             let value = slot.load(Ordering::Acquire);
             if !value.is_null() {
-                // SAFETY: owned by its slot (INVARIANT), and `&mut self` says that no reader borrows from it.
-                drop(unsafe { Box::from_raw(value) });
+                // Owned by its slot (INVARIANT), and `&mut self` says that no reader borrows from it.
+                drop(Placed {
+                    value,
+                    cells: Arc::clone(&self.cells),
+                });
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::ids::{SaIndex, Spi};
 use crate::ipsec::flat::FlatMap;
-use crate::ipsec::sa::{InboundSa, OutboundSa};
+use crate::ipsec::sa::{HOT_LINES, InboundSa, OutboundSa};
 use crate::meta::BURST;
 use crate::rcu::{Guard, Slots, SlotsView, Writer};
 
@@ -72,16 +72,17 @@ impl<'g> SadView<'g> {
         self.inbound.get(slot.index())
     }
 
-    /// Asks for the cache line that says where the outbound SA in `slot` is.
+    /// Asks for the cache line that says where the outbound SA in `slot` is, and for what a packet needs of it where it most
+    /// likely is.
     #[inline]
     pub fn prefetch_outbound(&self, slot: SaIndex) {
-        self.outbound.prefetch(slot.index());
+        self.outbound.prefetch(slot.index(), HOT_LINES);
     }
 
-    /// Asks for the cache line that says where the inbound SA in `slot` is.
+    /// As [`Self::prefetch_outbound`], for the inbound SA in `slot`.
     #[inline]
     pub fn prefetch_inbound(&self, slot: SaIndex) {
-        self.inbound.prefetch(slot.index());
+        self.inbound.prefetch(slot.index(), HOT_LINES);
     }
 }
 
