@@ -27,3 +27,4 @@ pub mod selector;
 pub mod seq;
 pub mod spd;
 pub mod traffic;
+mod window_words;

@@ -8,6 +8,7 @@
 
 use crate::bits::low_32;
 use crate::drop::DropReason;
+use crate::ipsec::window_words::WindowWords;
 use crate::rcu::prefetch;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -24,7 +25,7 @@ const MAX_ATTEMPTS: usize = 4096;
 /// An anti-replay window over 64-bit sequence numbers.
 pub struct ReplayWindow {
     /// A power of two of words, enough for the window and the block at its right edge.
-    words: Box<[AtomicU64]>,
+    words: WindowWords,
     /// log2 of the number of words.
     laps_shift: u32,
     /// Window size in packets.
@@ -82,13 +83,13 @@ impl ReplayWindow {
         let blocks = (u64::from(size) / BLOCK)
             .saturating_add(1)
             .next_power_of_two();
+        // Some thousands at most.
+        let words = usize::try_from(blocks).unwrap_or(0);
         let laps_shift = blocks.trailing_zeros();
         // Words begin on the floor's lap, so that none looks half the circle of laps away from the next number.
         let lap = low_32((floor / BLOCK) >> laps_shift);
         Self {
-            words: (0..blocks)
-                .map(|_| AtomicU64::new(u64::from(lap) << 32))
-                .collect(),
+            words: WindowWords::new(words, u64::from(lap) << 32),
             laps_shift,
             size: u64::from(size),
             floor,
