@@ -8,16 +8,18 @@
 //! Readers that look at much of what is published ask for it ahead, by [`prefetch`]. And what is in slots lies side by side
 //! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages.
 //!
-//! This is the only unsafe code outside `dpdk` and `crypto`.
+//! With `pages`, where what is in slots lies, this is the only unsafe code outside `dpdk` and `crypto`.
 
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as PlainOrdering};
 
+use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::pages::Pages;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// A reader's slot before its first round and after its last: it holds nothing.
@@ -112,63 +114,66 @@ struct Retired {
 
 /// Places for the values of slots, side by side, each in use or free.
 struct Cells<T> {
-    // INVARIANT: a cell holds a value exactly while a `Placed` or a slot owns it.
-    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
-    free: Mutex<FreeCells>,
-}
-
-struct FreeCells {
+    /// Room for `count` cells.
+    pages: Pages,
+    count: usize,
     /// Whether the cell of a slot's own is in use.
-    own: Box<[bool]>,
+    // INVARIANT: a cell of `own` that is not in use, or that is among the spare ones, holds nothing and is nobody's; any other
+    // belongs to a slot or a `Placed`.
+    own: Box<[AtomicBool]>,
     /// Other cells that are free.
-    spare: Vec<usize>,
+    spare: SegQueue<usize>,
+    _values: PhantomData<T>,
 }
 
 // SAFETY: a cell is reached only by who owns it, as if it owned a `Box<T>`.
 unsafe impl<T: Send> Send for Cells<T> {}
-// SAFETY: likewise; which cells are free is behind a lock.
+// SAFETY: likewise.
 unsafe impl<T: Send> Sync for Cells<T> {}
 
 impl<T> Cells<T> {
-    /// A cell of its own for each of `count` slots, and some more for values that come while readers hold the one before.
-    fn new(count: usize) -> Arc<Self> {
-        let all = count.saturating_add(count / 8).saturating_add(16);
-        let cells = Box::new_uninit_slice(all);
-        // SAFETY: a `MaybeUninit` may be uninitialised, and so may a cell of it.
-        let cells: Box<[UnsafeCell<MaybeUninit<T>>]> = unsafe { cells.assume_init() };
-        ask_for_huge_pages(&cells);
+    /// A cell of its own for each of `slots` slots, and some more for values that come while readers hold the one before.
+    fn new(slots: usize) -> Arc<Self> {
+        const { assert!(align_of::<T>() <= 4096) };
+        let count = match size_of::<T>() {
+            0 => 0,
+            _ => slots.saturating_add(slots / 8).saturating_add(16),
+        };
+        let spare = SegQueue::new();
+        (slots..count).for_each(|at| spare.push(at));
         Arc::new(Self {
-            cells,
-            free: Mutex::new(FreeCells {
-                own: vec![false; count].into(),
-                spare: (count..all).rev().collect(),
-            }),
+            pages: Pages::new(count.saturating_mul(size_of::<T>())),
+            count,
+            own: (0..slots.min(count))
+                .map(|_| AtomicBool::new(false))
+                .collect(),
+            spare,
+            _values: PhantomData,
         })
     }
 
-    fn free(&self) -> MutexGuard<'_, FreeCells> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cell(&self, at: usize) -> Option<*mut T> {
+        let start = self.pages.start().as_ptr().cast::<T>();
+        (at < self.count).then(|| start.wrapping_add(at))
     }
 
     /// Moves the value for a slot into the slot's own cell, or another where that is in use; it stays on the heap where all are.
     /// What it leaves behind is wiped, for it may have been a key.
     fn place(self: &Arc<Self>, slot: usize, value: Box<T>) -> Placed<T> {
-        let mut free = self.free();
-        let at = match free.own.get_mut(slot) {
-            Some(used) if !*used => {
-                *used = true;
-                Some(slot)
-            }
-            _ => free.spare.pop(),
+        let own = self.own.get(slot);
+        let is_free = own.is_some_and(|used| !used.swap(true, PlainOrdering::Acquire));
+        let at = if is_free {
+            Some(slot)
+        } else {
+            self.spare.pop()
         };
-        drop(free);
-        let Some(cell) = at.and_then(|at| self.cells.get(at)) else {
+        let from = Box::into_raw(value);
+        let Some(to) = at.and_then(|at| self.cell(at)) else {
             return Placed {
-                value: Box::into_raw(value),
+                value: from,
                 cells: Arc::clone(self),
             };
         };
-        let (from, to) = (Box::into_raw(value), cell.get().cast::<T>());
         // SAFETY: both are memory of a `T`; the cell is nobody's (INVARIANT), and what stays behind is not used as a `T` again.
         unsafe { ptr::copy_nonoverlapping(from, to, 1) };
         let from = from.cast::<MaybeUninit<T>>();
@@ -184,9 +189,9 @@ impl<T> Cells<T> {
 
     /// Which cell `value` is in, if any.
     fn index_of(&self, value: *const T) -> Option<usize> {
-        let offset = value.addr().checked_sub(self.cells.as_ptr().addr())?;
+        let offset = value.addr().checked_sub(self.pages.start().addr().get())?;
         let at = offset.checked_div(size_of::<T>())?;
-        (at < self.cells.len()).then_some(at)
+        (at < self.count).then_some(at)
     }
 }
 
@@ -216,31 +221,13 @@ impl<T> Drop for Placed<T> {
             Some(at) => {
                 // SAFETY: a cell that holds a value, whose owner this is (INVARIANT).
                 unsafe { ptr::drop_in_place(self.value) };
-                let mut free = self.cells.free();
-                match free.own.get_mut(at) {
-                    Some(used) => *used = false,
-                    None => free.spare.push(at),
+                match self.cells.own.get(at) {
+                    Some(used) => used.store(false, PlainOrdering::Release),
+                    None => self.cells.spare.push(at),
                 }
             }
             // SAFETY: from `Box::into_raw` (INVARIANT).
             None => drop(unsafe { Box::from_raw(self.value) }),
-        }
-    }
-}
-
-/// Asks for memory in few large pages, which is a hint: without them more time goes into finding pages.
-pub(crate) fn ask_for_huge_pages<T>(memory: &[T]) {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::mm::{Advice, madvise};
-
-        const PAGE: usize = 4096;
-        let start = memory.as_ptr().addr().next_multiple_of(PAGE);
-        let end = memory.as_ptr_range().end.addr() / PAGE * PAGE;
-        if let Some(len) = end.checked_sub(start).filter(|len| *len > 0) {
-            let at = memory.as_ptr().cast_mut().with_addr(start).cast();
-            // SAFETY: whole pages of memory that is borrowed; the advice changes nothing in them.
-            let _ = unsafe { madvise(at, len, Advice::LinuxHugepage) };
         }
     }
 }
@@ -366,7 +353,7 @@ impl<T> Slots<T> {
         };
         SlotsView {
             slots,
-            cells: &self.cells.cells,
+            cells: &self.cells,
         }
     }
 
@@ -389,7 +376,7 @@ impl<T> Slots<T> {
         };
         SlotsView {
             slots,
-            cells: &self.cells.cells,
+            cells: &self.cells,
         }
     }
 }
@@ -399,7 +386,7 @@ pub struct SlotsView<'g, T> {
     // INVARIANT: slots of the domain of a guard, or of a writer borrowed, that lives for `'g`.
     slots: &'g [AtomicPtr<T>],
     /// To ask for, and for nothing else.
-    cells: &'g [UnsafeCell<MaybeUninit<T>>],
+    cells: &'g Cells<T>,
 }
 
 impl<T> Clone for SlotsView<'_, T> {
@@ -426,8 +413,10 @@ impl<'g, T> SlotsView<'g, T> {
         if let Some(slot) = self.slots.get(index) {
             prefetch(slot);
         }
-        if let Some(cell) = self.cells.get(index) {
-            prefetch_lines(cell, lines);
+        if let Some(cell) = self.cells.cell(index) {
+            for line in 0..lines {
+                prefetch_line(cell.cast(), line);
+            }
         }
     }
 }
@@ -460,15 +449,6 @@ const LINE: usize = 64;
 #[inline(always)]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     prefetch_line(ptr::from_ref(value).cast(), 0);
-}
-
-/// Asks for the first `lines` cache lines of `value`, no more than it has.
-#[inline(always)]
-pub(crate) fn prefetch_lines<T>(value: &T, lines: usize) {
-    let most = size_of::<T>().div_ceil(LINE);
-    for at in 0..lines.min(most) {
-        prefetch_line(ptr::from_ref(value).cast(), at);
-    }
 }
 
 /// Asks for the cache line `at` lines behind `start`, whatever is there.

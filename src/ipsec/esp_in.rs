@@ -68,45 +68,31 @@ fn find_sas_ahead<'g, B: PacketBuf>(
     sad: SadView<'g>,
     places: &mut [Option<&'g InboundSa>],
 ) {
-    let is_vast = index.is_vast();
-    if is_vast {
+    if index.is_vast() {
         for (packet, meta) in packets.iter().zip(metas.iter()) {
             if let Some(header) = esp_header(packet.data(), meta) {
                 index.prefetch(header.spi.get());
             }
         }
     }
-    let find_sa = |slot| {
-        let sa = sad.inbound(slot);
-        sa.inspect(|sa| sa.prefetch())
-    };
-    for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places.iter_mut()) {
+    for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
         if !meta.is_live() {
             continue;
         }
         match find_slot(packet.data(), meta, index) {
             Ok(slot) => {
                 meta.sa = Some(slot);
-                if is_vast {
-                    sad.prefetch_inbound(slot);
-                } else {
-                    // Where it is said where the SA lies is near enough.
-                    *place = find_sa(slot);
-                }
+                sad.prefetch_inbound(slot);
             }
             Err(reason) => meta.kill(reason),
-        }
-    }
-    if is_vast {
-        for (meta, place) in metas.iter().zip(places.iter_mut()) {
-            *place = meta.sa.and_then(find_sa);
         }
     }
     for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places) {
         if !meta.is_live() {
             continue;
         }
-        *place = admit(packet.data(), meta, *place);
+        let sa = meta.sa.and_then(|slot| sad.inbound(slot));
+        *place = admit(packet.data(), meta, sa);
         if let (Some(header), Some(sa)) = (esp_header(packet.data(), meta), place) {
             sa.window.prefetch(header.seq.get());
         }

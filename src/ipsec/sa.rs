@@ -17,7 +17,6 @@ use crate::ipsec::replay::ReplayWindow;
 use crate::ipsec::sa_counters::{ColdCounters, HotCounters, SaCounters, WorkerId};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Net};
 use crate::ipsec::seq::{SeqAllocator, SeqRun};
-use crate::rcu::prefetch_lines;
 use crate::wire::esp::EspHeader;
 use crate::wire::ip::protocol;
 use crate::wire::ipv4::Ipv4Header;
@@ -419,12 +418,6 @@ impl OutboundSa {
         self.seq.leased().is_none()
     }
 
-    /// Asks for what a packet needs of it.
-    #[inline]
-    pub fn prefetch(&self) {
-        prefetch_lines(self, HOT_LINES);
-    }
-
     /// SPI, host byte order, as the template has it.
     #[inline]
     pub fn spi(&self) -> u32 {
@@ -541,12 +534,6 @@ impl InboundSa {
             hot: &self.hot,
             cold: &self.far.cold,
         }
-    }
-
-    /// Asks for what a packet needs of it beside the window's word.
-    #[inline]
-    pub fn prefetch(&self) {
-        prefetch_lines(self, HOT_LINES);
     }
 
     /// Whether a packet that came in this protocol is its own to open.

@@ -64,29 +64,18 @@ fn find_policies_ahead<'g, B: PacketBuf>(
         }
     }
     let places = sas.places(metas.len());
-    let find_sa = |slot| {
-        let sa = view.sad.outbound(slot);
-        sa.inspect(|sa| sa.prefetch())
-    };
-    each_live(packets, metas, places, |packet, meta, place| {
+    each_live(packets, metas, places, |packet, meta, _| {
         let slot = find_policy(packet, meta, view)?;
         meta.sa = Some(slot);
+        view.sad.prefetch_outbound(slot);
         if is_vast {
-            view.sad.prefetch_outbound(slot);
             view.egress.prefetch_sa_hop(slot);
-        } else {
-            // Where it is said where the SA lies is near enough.
-            *place = find_sa(slot);
         }
         Ok(())
     });
-    if is_vast {
-        for (meta, place) in metas.iter().zip(places.iter_mut()) {
-            *place = meta.sa.and_then(find_sa);
-        }
-    }
     each_live(packets, metas, places, |packet, meta, place| {
         let slot = meta.sa.ok_or(DropReason::SaDown)?;
+        *place = view.sad.outbound(slot);
         Ok(admit(packet, meta, view, (slot, *place), cuts)?)
     });
 }
