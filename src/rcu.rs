@@ -505,6 +505,40 @@ mod tests {
     }
 
     #[test]
+    fn values_beyond_all_cells_are_freed_once_too() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (mut writer, mut readers) = domain(1);
+        let slots = writer.slots(2);
+        let value = |n| Some(Box::new(Counted(Arc::clone(&drops), n)));
+        let is_own = |slots: &Slots<Counted>, writer: &Writer, at| {
+            let value = slots.get_owned(writer, at).map(ptr::from_ref);
+            value == slots.cells.cell(at).map(<*mut Counted>::cast_const)
+        };
+        readers[0].enter();
+        // Nothing of it can be freed, so that there are more than cells.
+        for n in 0..100 {
+            for at in 0..2 {
+                assert!(writer.replace(&slots, at, value(n)).is_ok());
+                assert_eq!(is_own(&slots, &writer, at), n == 0);
+                assert_eq!(slots.get_owned(&writer, at).map(|v| v.1), Some(n));
+            }
+        }
+        assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (198, 0));
+        readers[0].enter();
+        assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (0, 198));
+        assert!(writer.replace(&slots, 1, value(100)).is_ok());
+        assert!(is_own(&slots, &writer, 1), "it is free again");
+        // A slot that outlives its writer and one that does not.
+        drop(slots);
+        drop(writer);
+        assert_eq!(
+            drops.load(Ordering::SeqCst),
+            200,
+            "one waits for its reader"
+        );
+    }
+
+    #[test]
     fn stopped_reader_holds_nothing_back() {
         let drops = Arc::new(AtomicUsize::new(0));
         let (mut writer, mut readers) = domain(1);
