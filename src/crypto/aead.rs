@@ -21,7 +21,7 @@ use super::gcm::avx2::HasAvx2;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::avx512::HasAvx512;
 #[cfg(target_arch = "x86_64")]
-use super::gcm::avx512_lanes::is_for_lanes;
+use super::gcm::avx512_lanes::{self, Kind};
 #[cfg(target_arch = "x86_64")]
 use super::gcm::key::{GcmKey, LaneKey};
 use super::portable::PortableKey;
@@ -286,7 +286,7 @@ impl AeadKey {
     fn goes_in_step(&self, len: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            self.lane.is_some() & is_for_lanes(len)
+            Kind::of(&self.lane, len) != Kind::NONE
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
@@ -577,7 +577,7 @@ fn do_scattered<'a, J: Job<'a>>(jobs: &mut [J]) {
         do_runs::<J, false>(runs);
         rest = after;
     }
-    gcm::avx512_lanes::run(&mut aside);
+    avx512_lanes::run(&mut aside);
 }
 
 /// Which of up to [`SET`] jobs go in step: short texts that are few of one key.

@@ -19,7 +19,7 @@ use super::REVERSED;
 use super::avx512::*;
 use super::avx512_fours::{add_products, products};
 use super::avx512_jobs::settle;
-use super::key::{LaneRounds, POLY, load_block, store_block};
+use super::key::{LaneKey, LaneRounds, POLY, load_block};
 use crate::crypto::aead::{ICV_LEN, Job};
 
 /// Blocks of the shortest and of the longest text that is for this: shorter ones there are hardly any, and of longer ones
@@ -83,95 +83,98 @@ const fn compute_round_constants() -> [[u8; 64]; 10] {
     rows
 }
 
-/// Whether a text of `len` bytes, ICV included, is as long as those that this is for.
-#[inline]
-pub(in crate::crypto) fn is_for_lanes(len: usize) -> bool {
-    len.wrapping_sub(16 * LEAST - 15 + ICV_LEN) <= 16 * (MOST - LEAST) + 15
-}
-
-/// Jobs of one kind go in step.
+/// Jobs of one kind go in step: of keys with as many rounds, and texts of as many blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Kind {
-    rounds: LaneRounds,
-    /// Blocks of text, `LEAST` to `MOST`.
-    blocks: usize,
-}
+pub(in crate::crypto) struct Kind(u8);
 
 impl Kind {
+    /// That of jobs that are not for this.
+    pub(in crate::crypto) const NONE: Self = Self(0);
+    const TEN: u8 = 1 << 4;
+    const FOURTEEN: u8 = 2 << 4;
+    /// The bits that have the number of blocks, `LEAST` to `MOST`.
+    const BLOCKS: u8 = Self::TEN - 1;
+
+    /// That of a text of `len` bytes, ICV included.
     #[inline]
-    fn of<'a, J: Job<'a>>(job: &J) -> Self {
-        Self {
-            rounds: job.key().lane().rounds,
-            blocks: job.len().saturating_sub(ICV_LEN).div_ceil(16),
+    pub(in crate::crypto) fn of(key: &LaneKey, len: usize) -> Self {
+        // As many as there would be with nothing but text, less one: the ICV is one.
+        let blocks = len.wrapping_sub(1) / 16;
+        let rounds = match key.rounds {
+            LaneRounds::None => return Self::NONE,
+            LaneRounds::Ten(_) => Self::TEN,
+            LaneRounds::Fourteen(_) => Self::FOURTEEN,
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "where it counts, `MOST` at most"
+        )]
+        match blocks {
+            LEAST..=MOST => Self(rounds | blocks as u8),
+            _ => Self::NONE,
         }
     }
 
-    /// Its place among all; none where it is not for this.
-    fn place(self) -> Option<usize> {
-        let long = match self.rounds {
-            LaneRounds::None => return None,
-            LaneRounds::Ten(_) => 0,
-            LaneRounds::Fourteen(_) => MOST - LEAST + 1,
-        };
-        (LEAST..=MOST)
-            .contains(&self.blocks)
-            .then(|| self.blocks - LEAST + long)
+    #[inline]
+    fn of_job<'a, J: Job<'a>>(job: &J) -> Self {
+        Self::of(job.key().lane(), job.len())
     }
 }
 
-/// Kinds there are.
-const KINDS: usize = 2 * (MOST - LEAST + 1);
+/// Numbers of kinds.
+const KINDS: usize = 3 << 4;
 
 /// Jobs that are sorted together.
 const SORTED: usize = 64;
 
-/// Seals or opens packets whose keys have a lane and whose texts are for it.
+/// Seals or opens packets of any kind.
 pub(in crate::crypto) fn run<'a, J: Job<'a>>(jobs: &mut [&mut J]) {
     let Some(first) = jobs.first() else {
         return;
     };
-    let kind = Kind::of(*first);
-    if jobs.iter().all(|job| Kind::of(*job) == kind) {
-        return run_kind(kind, jobs);
+    let kind = Kind::of_job(*first);
+    if jobs.iter().all(|job| Kind::of_job(*job) == kind) {
+        // SAFETY: they are.
+        return unsafe { run_kind(kind, jobs) };
     }
-    for jobs in jobs.chunks_mut(SORTED) {
-        sort(jobs);
-    }
+    jobs.chunks_mut(SORTED).for_each(sort);
 }
 
 #[inline(never)]
 fn sort<'a, J: Job<'a>>(jobs: &mut [&mut J]) {
-    let mut kinds: [ArrayVec<&mut J, SORTED>; KINDS] = Default::default();
+    let mut kinds: [ArrayVec<&mut J, SORTED>; KINDS] = std::array::from_fn(|_| ArrayVec::new());
     for job in jobs {
-        if let Some(place) = Kind::of(*job).place() {
-            // There is room for all of them in each.
-            let _ = kinds[place].try_push(job);
-        }
+        // There is room for all of them in each.
+        let _ = kinds[usize::from(Kind::of_job(*job).0)].try_push(job);
     }
     for jobs in &mut kinds {
         if let Some(first) = jobs.first() {
-            run_kind(Kind::of(*first), jobs);
+            // SAFETY: so they were sorted.
+            unsafe { run_kind(Kind::of_job(*first), jobs) };
         }
     }
 }
 
 /// Does jobs of one kind; those that are left over when there are not four by themselves.
-fn run_kind<'a, J: Job<'a>>(kind: Kind, jobs: &mut [&mut J]) {
+///
+/// # Safety
+/// They are of this kind.
+unsafe fn run_kind<'a, J: Job<'a>>(kind: Kind, jobs: &mut [&mut J]) {
     macro_rules! crypt {
         ($rounds:literal, $rows:literal) => {
             // SAFETY: `LaneRounds` has the proof of the features, the keys have these rounds and the texts these blocks.
             unsafe { crypt_all::<J, $rounds, $rows>(jobs) }
         };
     }
-    let left = match (kind.rounds, kind.blocks) {
-        (LaneRounds::Ten(_), 3) => crypt!(10, 4),
-        (LaneRounds::Ten(_), 4) => crypt!(10, 5),
-        (LaneRounds::Ten(_), 5) => crypt!(10, 6),
-        (LaneRounds::Ten(_), 6) => crypt!(10, 7),
-        (LaneRounds::Fourteen(_), 3) => crypt!(14, 4),
-        (LaneRounds::Fourteen(_), 4) => crypt!(14, 5),
-        (LaneRounds::Fourteen(_), 5) => crypt!(14, 6),
-        (LaneRounds::Fourteen(_), 6) => crypt!(14, 7),
+    let left = match (kind.0 & !Kind::BLOCKS, kind.0 & Kind::BLOCKS) {
+        (Kind::TEN, 3) => crypt!(10, 4),
+        (Kind::TEN, 4) => crypt!(10, 5),
+        (Kind::TEN, 5) => crypt!(10, 6),
+        (Kind::TEN, 6) => crypt!(10, 7),
+        (Kind::FOURTEEN, 3) => crypt!(14, 4),
+        (Kind::FOURTEEN, 4) => crypt!(14, 5),
+        (Kind::FOURTEEN, 5) => crypt!(14, 6),
+        (Kind::FOURTEEN, 6) => crypt!(14, 7),
         _ => jobs,
     };
     for job in left {
@@ -430,10 +433,13 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
             // SAFETY: each text has a byte of block `r` at least, so the block lies within text and ICV.
             let data = unsafe { gather(at) };
             let done = _mm512_aesenclast_epi128(state[f][r], _mm512_xor_si512(key, data));
-            // SAFETY: as for the load. What is stored of the last block where the ICV is, the ICV is stored over.
-            unsafe { scatter(at, done) };
+            let is_last = r == ROWS - 1;
+            // What follows the last block's text is the ICV: to seal, it is stored over later; one received stays as it is.
+            let stored = if is_last && !J::SEAL { _mm512_mask_mov_epi8(data, rest[f], done) } else { done };
+            // SAFETY: as for the load.
+            unsafe { scatter(at, stored) };
             let mut text = if J::SEAL { done } else { data };
-            if r == ROWS - 1 {
+            if is_last {
                 text = _mm512_maskz_mov_epi8(rest[f], text);
             }
             started.hashed[f][r] = _mm512_shuffle_epi8(text, swap);
@@ -487,12 +493,15 @@ kernel! {
 fn end<'a, J: Job<'a>, const F: usize>(fours: &mut [[&mut J; 4]; F], ends: &Ends<F>, hash: [__m512i; F]) {
     let swap = broadcast(&REVERSED);
     each! { f:
-        let icvs = unlanes(_mm512_xor_si512(_mm512_shuffle_epi8(hash[f], swap), ends.masks[f]));
-        let received = unlanes(ends.received[f]);
-        for n in 0..4 {
-            settle::<J>(fours[f][n], icvs[n], received[n]);
-            if !J::SEAL && let Some(place) = fours[f][n].packet().text.last_chunk_mut() {
-                store_block(place, received[n]);
+        let icvs = _mm512_xor_si512(_mm512_shuffle_epi8(hash[f], swap), ends.masks[f]);
+        let wrong = _mm512_xor_si512(icvs, ends.received[f]);
+        if !J::SEAL && _mm512_test_epi64_mask(wrong, wrong) == 0 {
+            // Four at once, which is what nearly always comes.
+            fours[f].iter_mut().for_each(|job| job.conclude(true));
+        } else {
+            let (icvs, received) = (unlanes(icvs), unlanes(ends.received[f]));
+            for n in 0..4 {
+                settle::<J>(fours[f][n], icvs[n], received[n]);
             }
         }
     }

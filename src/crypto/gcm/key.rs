@@ -117,12 +117,6 @@ impl LaneKey {
     pub(super) fn halves(&self) -> &[Block; 2] {
         &self.key
     }
-
-    /// Whether there is anything here.
-    #[inline]
-    pub(in crate::crypto) fn is_some(&self) -> bool {
-        self.rounds != LaneRounds::None
-    }
 }
 
 impl Drop for LaneKey {
