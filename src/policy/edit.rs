@@ -77,11 +77,15 @@ impl Edit {
     /// # Errors
     /// [`EditError`]. That the text is a good policy is yet to be found out.
     pub fn apply(&self, text: &str) -> Result<(String, Vec<String>), EditError> {
+        // What is added goes behind the text, which need not be read for it.
+        if let Self::Add(tables) = self {
+            return add(text, tables);
+        }
         let mut document: DocumentMut = text
             .parse()
             .map_err(|error: toml_edit::TomlError| EditError::Unreadable(error.to_string()))?;
         let names = match self {
-            Self::Add(tables) => return add(text, tables),
+            Self::Add(_) => Vec::new(),
             Self::Remove(names) => {
                 for name in names {
                     remove(&mut document, name)?;
