@@ -8,13 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use simplon::buf::PacketBuf;
 use simplon::control::change::report::{ChangeKind, ChangeSettings, JobReport, JobState};
-use simplon::control::change::{InForce, Maker, PolicyText};
+use simplon::control::change::{Maker, PolicyText};
 use simplon::control::events::EventQueue;
 use simplon::control::leases::{Leases, declare_fresh};
 use simplon::control::report::drops_report;
@@ -179,8 +178,8 @@ impl Gateway<'_> {
             sad: &shared.sad,
             writer,
             records,
-            adopt: &mut |compiled, writer| {
-                let before = plan.adopt(compiled, &[]);
+            adopt: &mut |compiled, changes, writer| {
+                let before = plan.adopt(compiled, changes, &[]);
                 let tables = Box::new(plan.tables());
                 assert!(writer.replace(&shared.tables, 0, Some(tables)).is_ok());
                 before
@@ -432,13 +431,11 @@ fn gateway<'p>(
         macs: opened.iter().map(|port| MacAddr(port.mac)).collect(),
     };
     let path = text.path.clone();
-    let in_force = InForce {
-        standing: assembly.standing.clone(),
-        text: Arc::new(text),
-    };
+    let in_force = assembly.in_force(text);
+    let starter = assembly.records.leases.starter();
     Ok(Gateway {
         assembly,
-        live: Live::new(in_force, Maker::start(secrets(), topology)?),
+        live: Live::new(in_force, Maker::start(secrets(), topology, starter)?),
         events: EventQueue::default(),
         path,
     })

@@ -14,16 +14,18 @@ use std::time::Instant;
 
 use tracing::error;
 
+use crate::control::keeper::{StartError, Starter, Unknown};
+use crate::control::pairs::{ReadyPair, make_ready};
 use crate::control::peers::Peers;
-use crate::control::rows::Rows;
-use crate::crypto::aead::KeyFingerprint;
+use crate::control::rows::{Refusals, Rows};
 use crate::ids::{SaIndex, TunnelIndex};
-use crate::policy::compile::{Compiled, Topology, endpoint_sets};
+use crate::ipsec::traffic::Direction;
+use crate::policy::compile::{Changes, Compiled, Topology, endpoint_sets};
 use crate::policy::difference::Difference;
 use crate::policy::edit::Edit;
-use crate::policy::model::{EndpointSet, Policy};
+use crate::policy::model::{EndpointSet, Policy, Tunnel};
 use crate::policy::progress::{Phase, Progress};
-use crate::policy::standing::{Standing, Step};
+use crate::policy::standing::{Departures, Standing, Step};
 use crate::policy::{Secrets, Source, parse_watched, read, render};
 
 /// The text of a policy, and where it is from.
@@ -39,9 +41,13 @@ pub struct PolicyText {
 #[derive(Clone)]
 pub struct InForce {
     /// The policy, its slots, and what is beside it.
-    pub standing: Standing,
+    pub standing: Arc<Standing>,
     /// Its text.
     pub text: Arc<PolicyText>,
+    /// What it came to.
+    pub compiled: Arc<Compiled>,
+    /// What of it was not started.
+    pub refused: Arc<Refusals>,
 }
 
 /// What is to be made.
@@ -67,10 +73,12 @@ pub struct Made {
     pub in_force: InForce,
     /// Which pairs come and go.
     pub step: Step,
-    /// The pairs to be installed, with their keys.
-    pub pairs: Vec<FreshPair>,
-    /// What the policy came to.
-    pub compiled: Compiled,
+    /// The pairs to be installed: those that come.
+    pub pairs: Vec<ReadyPair>,
+    /// What is different in what the policy came to.
+    pub changes: Changes,
+    /// What is different beside it.
+    pub departures: Departures,
     /// Every pair; `None` where they are as they were.
     pub rows: Option<Rows>,
     /// The peers of the fresh pairs.
@@ -79,27 +87,20 @@ pub struct Made {
     pub difference: Vec<String>,
 }
 
-/// An SA pair that is to be made.
-pub struct FreshPair {
-    /// The tunnel it belongs to.
-    pub tunnel: TunnelIndex,
-    /// What it is made of.
-    pub set: EndpointSet,
-}
-
-impl FreshPair {
-    /// What names its keys: of the outbound half and of the inbound half.
-    pub fn fingerprints(&self) -> (KeyFingerprint, KeyFingerprint) {
-        let set = &self.set;
-        (
-            set.outbound.key.fingerprint(),
-            set.inbound.key.fingerprint(),
-        )
-    }
+/// How something is to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// To be looked at: no SA is started.
+    ToLookAt,
+    /// To be taken up, with keys of which there are records.
+    WithKnownKeys,
+    /// To be taken up; keys of which there is no record are fresh.
+    WithFreshKeys,
 }
 
 struct Task {
     wish: Wish,
+    how: How,
     now: InForce,
 }
 
@@ -125,7 +126,7 @@ impl Maker {
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn start(secrets: Secrets, topology: Topology) -> std::io::Result<Self> {
+    pub fn start(secrets: Secrets, topology: Topology, starter: Starter) -> std::io::Result<Self> {
         let (orders, taken) = channel::<Order>();
         let (made, results) = channel();
         let progress = Arc::new(Progress::default());
@@ -139,7 +140,13 @@ impl Maker {
                         continue;
                     }
                 };
-                let result = make(*task, &secrets, &topology, &shown);
+                let tools = Tools {
+                    secrets: &secrets,
+                    topology: &topology,
+                    starter: &starter,
+                    progress: &shown,
+                };
+                let result = make(*task, &tools);
                 if made.send(result.map(Box::new)).is_err() {
                     return;
                 }
@@ -156,10 +163,10 @@ impl Maker {
         })
     }
 
-    /// Has `wish` made out of what is in force `now`.
-    pub fn begin(&self, wish: Wish, now: InForce) {
+    /// Has `wish` made out of what is in force `now`. What is to be taken up has to be, for its SAs have been started.
+    pub fn begin(&self, wish: Wish, how: How, now: InForce) {
         self.progress.begin(Phase::Waiting, 0);
-        self.order(Order::Make(Box::new(Task { wish, now })));
+        self.order(Order::Make(Box::new(Task { wish, how, now })));
     }
 
     /// Has something freed there.
@@ -204,20 +211,24 @@ impl Drop for Maker {
     }
 }
 
-fn make(
-    task: Task,
-    secrets: &Secrets,
-    topology: &Topology,
-    progress: &Progress,
-) -> Result<Made, Refusal> {
-    let Task { wish, now } = task;
+/// What things are made with.
+struct Tools<'a> {
+    secrets: &'a Secrets,
+    topology: &'a Topology,
+    starter: &'a Starter,
+    progress: &'a Progress,
+}
+
+fn make(task: Task, tools: &Tools<'_>) -> Result<Made, Refusal> {
+    let Task { wish, how, now } = task;
+    let progress = tools.progress;
     match wish {
         Wish::Load(path) => {
             progress.begin(Phase::Reading, 0);
             let text = read(&path).map_err(|error| error.render(false))?;
             let text = PolicyText { path, text };
-            let policy = check(&text, secrets, progress)?;
-            build(policy, (&now, text, None), topology, progress)
+            let policy = check(&text, tools)?;
+            build(policy, (&now, text, None), how, tools)
         }
         Wish::Edit(edit) => {
             progress.begin(Phase::Reading, 0);
@@ -226,62 +237,82 @@ fn make(
                 .map_err(|error| format!("error: {error}\n"))?;
             let path = now.text.path.clone();
             let text = PolicyText { path, text };
-            let policy = check(&text, secrets, progress).map_err(|refusal| {
+            let policy = check(&text, tools).map_err(|refusal| {
                 refusal
                     + "note: these are lines of the policy in force (`simplon policy show`) with what was given, not of the file\n"
             })?;
-            build(policy, (&now, text, Some(&names)), topology, progress)
+            build(policy, (&now, text, Some(&names)), how, tools)
         }
         Wish::Back(before) => {
             progress.begin(Phase::Comparing, 0);
             let policy = Arc::clone(before.standing.policy());
             let (standing, step) = now.standing.follow(Arc::clone(&policy));
             let difference = Difference::new(&policy, now.standing.policy());
-            let rows = Rows::new(&policy);
-            progress.begin(Phase::Compiling, 0);
-            let text = before.text;
+            let rows = rows(&policy, &now.refused);
             Ok(Made {
-                compiled: Compiled::new(&policy, standing.beside(), topology),
-                in_force: InForce { standing, text },
                 step,
-                pairs: Vec::new(),
                 rows: Some(rows),
-                peers: Peers::default(),
                 difference: lines(&difference),
+                ..made(standing, (&now, before.text), tools)
             })
         }
         Wish::Settle { moved, dropped } => {
-            progress.begin(Phase::Compiling, 0);
             let standing = now.standing.settle(&moved, &dropped);
-            Ok(Made {
-                compiled: Compiled::new(standing.policy(), standing.beside(), topology),
-                in_force: InForce {
-                    standing,
-                    text: now.text,
-                },
-                step: Step::default(),
-                pairs: Vec::new(),
-                rows: None,
-                peers: Peers::default(),
-                difference: Vec::new(),
-            })
+            let mut made = made(standing, (&now, Arc::clone(&now.text)), tools);
+            let is_dropped = |slot: &SaIndex| dropped.contains(slot);
+            if now.refused.keys().any(|(slot, _)| is_dropped(slot)) {
+                let refused = Arc::make_mut(&mut made.in_force.refused);
+                refused.retain(|(slot, _), _| !is_dropped(slot));
+            }
+            Ok(made)
         }
     }
 }
 
-fn check(text: &PolicyText, secrets: &Secrets, progress: &Progress) -> Result<Policy, Refusal> {
+/// What `standing` comes to, with nothing installed.
+fn made(standing: Standing, (now, text): (&InForce, Arc<PolicyText>), tools: &Tools<'_>) -> Made {
+    tools.progress.begin(Phase::Compiling, 0);
+    let compiled = Compiled::new(standing.policy(), standing.beside(), tools.topology);
+    Made {
+        step: Step::default(),
+        pairs: Vec::new(),
+        changes: compiled.changes_from(&now.compiled),
+        departures: standing.departures_from(&now.standing),
+        rows: None,
+        peers: Peers::default(),
+        difference: Vec::new(),
+        in_force: InForce {
+            standing: Arc::new(standing),
+            text,
+            compiled: Arc::new(compiled),
+            refused: Arc::clone(&now.refused),
+        },
+    }
+}
+
+/// The pairs of `policy`, and which of those that there are was refused.
+fn rows(policy: &Policy, refused: &Refusals) -> Rows {
+    let mut rows = Rows::new(policy);
+    for ((slot, direction), reason) in refused {
+        rows.refuse(*slot, *direction, reason.clone());
+    }
+    rows
+}
+
+fn check(text: &PolicyText, tools: &Tools<'_>) -> Result<Policy, Refusal> {
     let source = Source::new(&text.path, &text.text);
-    parse_watched(&source, secrets, progress).map_err(|errors| render(&errors, &source, false))
+    parse_watched(&source, tools.secrets, tools.progress)
+        .map_err(|errors| render(&errors, &source, false))
 }
 
 /// From a policy that was just read to all that it takes to go by it. With `names`, nothing else may be touched.
 fn build(
     mut policy: Policy,
     (now, text, names): (&InForce, PolicyText, Option<&[String]>),
-    topology: &Topology,
-    progress: &Progress,
+    how: How,
+    tools: &Tools<'_>,
 ) -> Result<Made, Refusal> {
-    progress.begin(Phase::Comparing, 0);
+    tools.progress.begin(Phase::Comparing, 0);
     let standing = &now.standing;
     if let Err(obstacles) = standing.place(&mut policy) {
         let lines = obstacles.iter().map(|error| format!("error: {error}\n"));
@@ -291,39 +322,75 @@ fn build(
     if let Some(names) = names {
         refuse_untold(&difference, names, &text.path)?;
     }
-    // The keys of what is new go with the pairs; the policy has none from here on.
+    // The keys of what is new go into their SAs; the policy has none from here on.
     let old: HashSet<SaIndex> = standing.slots().chain(standing.gone_slots()).collect();
-    let mut pairs = Vec::new();
+    let mut fresh = Vec::new();
     for (at, tunnel) in (0u32..).map(TunnelIndex).zip(&mut policy.tunnels) {
         for set in &mut tunnel.endpoints {
             let whole = set.take();
             if !old.contains(&set.slot) {
-                pairs.push(FreshPair {
-                    tunnel: at,
-                    set: whole,
-                });
+                fresh.push((at, whole));
             }
         }
     }
-    let rows = Rows::new(&policy);
     let policy = Arc::new(policy);
     let (standing, step) = standing.follow(Arc::clone(&policy));
-    let fresh: HashSet<SaIndex> = step.fresh.iter().copied().collect();
-    let of_fresh = endpoint_sets(&policy).filter(|(slot, ..)| fresh.contains(slot));
-    let peers = Peers::of(of_fresh, Instant::now());
-    progress.begin(Phase::Compiling, 0);
-    Ok(Made {
-        compiled: Compiled::new(&policy, standing.beside(), topology),
-        in_force: InForce {
-            standing,
-            text: Arc::new(text),
-        },
+    let of_fresh: HashSet<SaIndex> = step.fresh.iter().copied().collect();
+    let of_fresh = endpoint_sets(&policy).filter(|(slot, ..)| of_fresh.contains(slot));
+    let made = Made {
         step,
-        pairs,
-        rows: Some(rows),
-        peers,
+        rows: Some(rows(&policy, &now.refused)),
+        peers: Peers::of(of_fresh, Instant::now()),
         difference: lines(&difference),
+        ..made(standing, (now, Arc::new(text)), tools)
+    };
+    // At the very end: what has been started is taken up.
+    Ok(Made {
+        pairs: start(&policy, &fresh, how, tools.starter)?,
+        ..made
     })
+}
+
+/// Starts what is new. Where that is refused nothing has changed but records, of numbers that are skipped.
+fn start(
+    policy: &Policy,
+    fresh: &[(TunnelIndex, EndpointSet)],
+    how: How,
+    starter: &Starter,
+) -> Result<Vec<ReadyPair>, Refusal> {
+    let unknown = match how {
+        How::ToLookAt => return Ok(Vec::new()),
+        How::WithKnownKeys => Unknown::Refuse,
+        How::WithFreshKeys => Unknown::Declare,
+    };
+    let sets = fresh.iter().filter_map(|(at, set)| {
+        let tunnel = policy.tunnels.get(at.index())?;
+        Some((tunnel, set))
+    });
+    let sets: Vec<(&Tunnel, &EndpointSet)> = sets.collect();
+    let count = endpoint_sets(policy).count();
+    make_ready(&sets, starter, (unknown, count)).map_err(|error| match error {
+        StartError::NoState(reason) => format!("error: no SA can be started: {reason}\n"),
+        StartError::Unknown(places) => unknown_keys(&sets, &places),
+    })
+}
+
+/// Names the SAs whose keys nobody knows; `places` are as of [`make_ready`].
+fn unknown_keys(sets: &[(&Tunnel, &EndpointSet)], places: &[usize]) -> Refusal {
+    let line = |place: &usize| {
+        let (tunnel, set) = sets.get(place / 2)?;
+        let (direction, spi) = match place % 2 {
+            0 => (Direction::Outbound, set.outbound.spi),
+            _ => (Direction::Inbound, set.inbound.spi),
+        };
+        let (direction, name) = (direction.name(), &tunnel.name);
+        Some(format!(
+            "error: no record of the key of the {direction} SA {spi} of tunnel \"{name}\"\n"
+        ))
+    };
+    let lines: String = places.iter().filter_map(line).collect();
+    lines
+        + "help: if these keys have never sealed a packet, load with --fresh-keys; if they have, give both ends new ones\n"
 }
 
 /// A key file that has changed since must not change a tunnel that nobody named.

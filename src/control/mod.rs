@@ -5,8 +5,10 @@
 pub mod change;
 pub mod events;
 pub mod explain;
+pub mod keeper;
 pub mod leases;
 pub mod lifetimes;
+pub mod pairs;
 pub mod peers;
 pub mod policies;
 pub mod protocol;

@@ -1,8 +1,8 @@
 //! Peers of tunnels in UDP: followed where they move, kept reachable through their NATs (RFC 3948, RFC 7296 section 2.23).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -26,9 +26,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The peers of all endpoint sets in UDP.
 #[derive(Default)]
 pub struct Peers {
-    sets: Vec<PeerOfSet>,
-    /// The set to be looked at next.
-    cursor: usize,
+    /// By the first slot of each.
+    sets: BTreeMap<SaIndex, PeerOfSet>,
+    /// The set that was looked at last, where there are more behind it.
+    looked: Option<SaIndex>,
 }
 
 /// What the SAs of one endpoint set share: both ends, and so one entry in every NAT between them.
@@ -108,7 +109,11 @@ impl Peers {
                 }),
             }
         }
-        Self { sets, cursor: 0 }
+        let sets = sets.into_iter().map(|set| (SaIndex(set.slots.start), set));
+        Self {
+            sets: sets.collect(),
+            looked: None,
+        }
     }
 
     /// Takes in others.
@@ -116,11 +121,13 @@ impl Peers {
         self.sets.extend(others.sets);
     }
 
-    /// Looks no more after SAs that are not there any more.
-    pub fn remove(&mut self, slots: &BTreeSet<SaIndex>) {
-        self.sets
-            .retain(|set| !set.slots().any(|slot| slots.contains(&slot)));
-        self.cursor = 0;
+    /// Looks no more after the SAs that are next to the one that was in `slot`, and is there no more.
+    pub fn remove(&mut self, slot: SaIndex) {
+        let first = self.sets.range(..=slot).next_back();
+        if let Some((first, _)) = first.filter(|(_, set)| set.slots.contains(&slot.0)) {
+            let first = *first;
+            self.sets.remove(&first);
+        }
     }
 
     /// Looks at some of the peers: has the SAs of those that moved send to where they are now, and has `send` send a
@@ -136,10 +143,8 @@ impl Peers {
     ) -> Vec<Moved> {
         let mut moved = Vec::new();
         let mut looks = LOOKS;
-        for _ in 0..self.sets.len() {
-            let at = self.cursor;
-            self.cursor = (at + 1) % self.sets.len();
-            let set = &mut self.sets[at];
+        let behind = self.looked.take().map_or(Bound::Unbounded, Bound::Excluded);
+        for (first, set) in self.sets.range_mut((behind, Bound::Unbounded)) {
             if let Some(peer) = set.noted(sad, writer) {
                 let (from, to) = (set.path.peer.ip(), peer.ip());
                 if from != to {
@@ -150,6 +155,7 @@ impl Peers {
             set.keep_alive(sad, writer, now, &mut send);
             looks = looks.saturating_sub(set.slots.end.saturating_sub(set.slots.start));
             if looks == 0 {
+                self.looked = Some(*first);
                 break;
             }
         }

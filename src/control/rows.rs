@@ -1,5 +1,7 @@
 //! Every SA pair of the policy in force, as the control side keeps it beside its slot.
 
+use std::collections::BTreeMap;
+
 use crate::ids::SaIndex;
 use crate::ipsec::sa::SaIdentity;
 use crate::ipsec::traffic::Direction;
@@ -22,14 +24,15 @@ pub struct SaRow {
     pub inbound_refused: Option<String>,
 }
 
+/// Why halves of pairs were not started.
+pub type Refusals = BTreeMap<(SaIndex, Direction), String>;
+
 /// All of them, in the order of the policy.
 #[derive(Default)]
 pub struct Rows {
     rows: Vec<SaRow>,
     /// By `SaIndex`: where its row is.
     by_slot: Vec<Option<u32>>,
-    /// Any of them is refused.
-    has_refused: bool,
 }
 
 impl Rows {
@@ -52,11 +55,7 @@ impl Rows {
             }
             by_slot[slot] = Some(at);
         }
-        Self {
-            rows,
-            by_slot,
-            has_refused: false,
-        }
+        Self { rows, by_slot }
     }
 
     /// All of them, those of one endpoint set next to each other.
@@ -74,7 +73,6 @@ impl Rows {
     pub fn refuse(&mut self, slot: SaIndex, direction: Direction, reason: String) {
         let at = self.by_slot.get(slot.index()).copied().flatten();
         if let Some(row) = at.and_then(|at| self.rows.get_mut(at as usize)) {
-            self.has_refused = true;
             match direction {
                 Direction::Outbound => row.outbound_refused = Some(reason),
                 Direction::Inbound => row.inbound_refused = Some(reason),
@@ -82,20 +80,15 @@ impl Rows {
         }
     }
 
-    /// Takes over what of `old` was refused and is still there.
-    pub fn take_refusals(&mut self, old: &mut Self) {
-        if !old.has_refused {
-            return;
-        }
-        for row in &mut old.rows {
-            for (direction, reason) in [
-                (Direction::Outbound, row.outbound_refused.take()),
-                (Direction::Inbound, row.inbound_refused.take()),
-            ] {
-                if let Some(reason) = reason {
-                    self.refuse(row.slot, direction, reason);
-                }
-            }
-        }
+    /// What was not started.
+    pub fn refusals(&self) -> Refusals {
+        let halves = self.rows.iter().flat_map(|row| {
+            let outbound = (Direction::Outbound, &row.outbound_refused);
+            let inbound = (Direction::Inbound, &row.inbound_refused);
+            [outbound, inbound].map(|(direction, reason)| (row.slot, direction, reason))
+        });
+        let refused = halves
+            .filter_map(|(slot, direction, reason)| Some(((slot, direction), reason.clone()?)));
+        refused.collect()
     }
 }

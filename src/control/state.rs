@@ -13,6 +13,7 @@
 //! clock included.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -97,6 +98,28 @@ pub enum StateError {
         /// What it said.
         error: io::Error,
     },
+}
+
+/// A key with which an SA is to be started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Starting {
+    /// Whether it seals or opens.
+    pub direction: Direction,
+    /// The key.
+    pub key: KeyFingerprint,
+    /// Numbers to be leased to an SA that seals.
+    pub ahead: u64,
+    /// The last number that it may use.
+    pub last: u64,
+}
+
+/// Where an SA begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Started {
+    /// Outbound the next number to use, inbound the highest seen.
+    pub from: u64,
+    /// Outbound the first number that is not leased.
+    pub until: u64,
 }
 
 /// An open state file, locked for this process.
@@ -238,10 +261,7 @@ impl StateFile {
     /// # Errors
     /// `Unknown` where the file has no record of it.
     pub fn number(&self, direction: Direction, key: KeyFingerprint) -> Result<u64, StateError> {
-        self.places
-            .get(&(direction, key))
-            .and_then(|place| self.numbers.get(usize::try_from(*place).ok()?))
-            .copied()
+        self.recorded((direction, key))
             .ok_or_else(|| StateError::Unknown {
                 path: self.path.clone(),
             })
@@ -268,17 +288,83 @@ impl StateFile {
             if self.places.contains_key(&(direction, key)) {
                 continue;
             }
-            let place = self.numbers.len() as u64;
             let first = match direction {
                 Direction::Outbound => 1,
                 Direction::Inbound => 0,
             };
-            self.numbers.push(first);
-            self.places.insert((direction, key), place);
+            self.place((direction, key), first);
             added.push((direction, key, first));
         }
         self.commit(&added)?;
         Ok(added.len())
+    }
+
+    /// Takes the first numbers of SAs that are to be started under lease, adds a record for each key that has none, and syncs,
+    /// all at once. Returns where each begins.
+    ///
+    /// # Errors
+    /// `Io`; then no SA may begin. Keys that had no record count as having none, and others begin behind what was asked for.
+    pub fn start(&mut self, keys: &[Starting]) -> Result<Vec<Started>, StateError> {
+        let known = self.numbers.len();
+        let mut started = Vec::with_capacity(keys.len());
+        let mut numbers = Vec::with_capacity(keys.len());
+        for own in keys {
+            let key = (own.direction, own.key);
+            let (from, until) = match own.direction {
+                Direction::Outbound => {
+                    let from = self.recorded(key).unwrap_or(1).max(1);
+                    let end = own.last.saturating_add(1);
+                    (from, from.saturating_add(own.ahead).min(end).max(from))
+                }
+                Direction::Inbound => {
+                    let seen = self.recorded(key).unwrap_or(0);
+                    (seen, seen)
+                }
+            };
+            self.place(key, from);
+            numbers.push((own.direction, own.key, until));
+            started.push(Started { from, until });
+        }
+        let done = self.commit(&numbers);
+        if done.is_err() {
+            self.numbers.truncate(known);
+            for own in keys {
+                let key = (own.direction, own.key);
+                if self.recorded(key).is_none() {
+                    self.places.remove(&key);
+                }
+            }
+        }
+        done.map(|()| started)
+    }
+
+    /// The place of a key's record; a new one begins with `number`.
+    fn place(&mut self, key: (Direction, KeyFingerprint), number: u64) {
+        if let Entry::Vacant(entry) = self.places.entry(key) {
+            entry.insert(self.numbers.len() as u64);
+            self.numbers.push(number);
+        }
+    }
+
+    fn recorded(&self, key: (Direction, KeyFingerprint)) -> Option<u64> {
+        let place = usize::try_from(*self.places.get(&key)?).ok()?;
+        self.numbers.get(place).copied()
+    }
+
+    /// As [`Self::commit`], but for numbers that are lower than those recorded, which stay: a lease is never taken back.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn raise(
+        &mut self,
+        numbers: impl Iterator<Item = (Direction, KeyFingerprint, u64)>,
+    ) -> Result<(), StateError> {
+        let raised = |(direction, key, number): (_, _, u64)| {
+            let recorded = self.recorded((direction, key)).unwrap_or(0);
+            (direction, key, number.max(recorded))
+        };
+        let numbers: Vec<_> = numbers.map(raised).collect();
+        self.commit(&numbers)
     }
 
     /// Writes numbers to disk and syncs: when this returns, they outlive a crash.

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::paths::Paths;
 use super::ports::{self, OpenPort, Share};
 use super::records::{Records, log_refused};
+use crate::control::change::{InForce, PolicyText};
+use crate::control::keeper::{StartError, Unknown};
 use crate::control::leases::Leases;
 use crate::control::lifetimes::Lifetimes;
+use crate::control::pairs::make_ready;
 use crate::control::peers::Peers;
 use crate::control::rows::Rows;
 use crate::dpdk::mempool::Mempool;
 use crate::dpdk::port::StartedPort;
 use crate::ipsec::sad::Sad;
+use crate::ipsec::traffic::Direction;
 use crate::policy::Policy;
 use crate::policy::compile::{Topology, endpoint_sets};
 use crate::policy::model::{EntryAction, MacAddr, RuleAction};
@@ -77,7 +81,7 @@ pub fn assemble<'p>(
             ..HostRings::new(ports.len())
         },
     });
-    let mut records = install_sas(&policy, leases, (&shared.sad, &mut writer));
+    let records = install_sas(&policy, leases, (&shared.sad, &mut writer));
     policy.forget_keys();
     let topology = topology(ports);
     log_bypasses(&policy);
@@ -86,7 +90,6 @@ pub fn assemble<'p>(
     let _ = writer.replace(&shared.tables, 0, Some(Box::new(plan.tables())));
     let shares = ports::shares(&policy, ports, started);
     let cores = policy.gateway.workers.clone();
-    records.leases.tick(&shared.sad, &writer);
     let (workers, views) = {
         let remake = || Remake::new(pool, tsc_hz);
         make_workers((readers, shares, &cores), ports, &shared, remake)
@@ -99,6 +102,18 @@ pub fn assemble<'p>(
         plan,
         workers,
         views,
+    }
+}
+
+impl Assembly<'_> {
+    /// What it runs by, of which `text` is the text.
+    pub fn in_force(&self, text: PolicyText) -> InForce {
+        InForce {
+            standing: Arc::new(self.standing.clone()),
+            text: Arc::new(text),
+            compiled: Arc::clone(self.plan.compiled()),
+            refused: Arc::new(self.records.rows.refusals()),
+        }
     }
 }
 
@@ -135,8 +150,30 @@ fn install_sas(policy: &Policy, leases: Leases, (sad, writer): (&Sad, &mut Write
         peers: Peers::new(policy, Instant::now()),
         paths: Paths::new(&[], sad, writer),
     };
-    for (_, _, tunnel, set) in endpoint_sets(policy) {
-        records.install(tunnel, set, (sad, writer));
+    let sets = endpoint_sets(policy).map(|(_, _, tunnel, set)| (tunnel, set));
+    let sets: Vec<_> = sets.collect();
+    let how = (Unknown::LeaveOut, sets.len());
+    match make_ready(&sets, &records.leases.starter(), how) {
+        Ok(pairs) => {
+            for pair in pairs {
+                records.install(pair, (sad, writer));
+            }
+        }
+        Err(error) => {
+            let reason = match error {
+                StartError::NoState(reason) => reason,
+                // Those are left out.
+                StartError::Unknown(_) => String::new(),
+            };
+            if records.leases.is_open() {
+                error!("no SA can be started: {reason}");
+            }
+            for (_, set) in sets {
+                for direction in [Direction::Outbound, Direction::Inbound] {
+                    records.rows.refuse(set.slot, direction, reason.clone());
+                }
+            }
+        }
     }
     if records.leases.is_open() {
         records.rows.as_slice().iter().for_each(log_refused);

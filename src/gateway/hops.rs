@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -12,7 +13,7 @@ use crate::gateway::neighbours::Sources;
 use crate::gateway::waiting::WaitingRoom;
 use crate::host::{HostPort, Monitor};
 use crate::ids::{PortIndex, SaIndex};
-use crate::policy::compile::Compiled;
+use crate::policy::compile::{Changes, Compiled};
 use crate::policy::plan::Plan;
 use crate::policy::tables::Tables;
 use crate::rcu::{Slots, Writer};
@@ -109,14 +110,24 @@ impl<'p> Hops<'p> {
     /// Goes by another policy from now on, and publishes it. Returns what it went by before.
     pub(super) fn adopt(
         &mut self,
-        compiled: Compiled,
-        tables: &Slots<Tables>,
-        writer: &mut Writer,
-    ) -> Compiled {
-        let before = self.plan.adopt(compiled, self.monitor.learned());
+        compiled: Arc<Compiled>,
+        changes: &Changes,
+        (tables, writer): (&Slots<Tables>, &mut Writer),
+    ) -> Arc<Compiled> {
+        let learned = self.monitor.learned();
+        let before = self.plan.adopt(compiled, changes, learned);
         // Slot 0 exists and is this writer's.
         let _ = writer.replace(tables, 0, Some(Box::new(self.plan.tables())));
-        self.looked = None;
+        if changes.is_of_ports() {
+            self.looked = None;
+        } else {
+            // To ask for all again would take as long as there are peers.
+            let needed = self.plan.needed_for(changes.new_peers());
+            let of_tunnels = needed
+                .into_iter()
+                .map(|(port, address)| (port, address, true));
+            self.needed.extend(of_tunnels);
+        }
         before
     }
 

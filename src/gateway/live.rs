@@ -4,7 +4,7 @@
 //! first, then the tables in one store, so that workers see all of it or nothing. Pairs that take the place of others open at once
 //! and seal once the peer has used its own, or some time has passed; the others open on for a while and leave then.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +15,12 @@ use super::records::Records;
 use crate::control::change::report::{
     ChangeKind, ChangeSettings, JobReport, JobState, PolicyTextReport,
 };
-use crate::control::change::{InForce, Made, Maker, PolicyText, Wish};
+use crate::control::change::{How, InForce, Made, Maker, PolicyText, Wish};
 use crate::control::events::{Event, EventQueue, PolicyChange};
 use crate::control::protocol::{ApiError, REFUSED};
 use crate::ids::SaIndex;
 use crate::ipsec::sad::Sad;
-use crate::ipsec::traffic::Direction;
-use crate::policy::compile::Compiled;
+use crate::policy::compile::{Changes, Compiled};
 use crate::policy::edit::Edit;
 use crate::policy::model::Policy;
 use crate::policy::progress::{Phase, permille};
@@ -56,8 +55,11 @@ pub struct Live {
     looked: Instant,
     /// What was gone by before, and is in tables that workers may still hold: the last to let it go has to free it, which is to
     /// be the other thread.
-    garbage: Vec<Compiled>,
+    garbage: Vec<Arc<Compiled>>,
 }
+
+/// Goes by what a policy came to, with these changes from what there was before. Returns that.
+pub type Adopt<'a> = dyn FnMut(Arc<Compiled>, &Changes, &mut Writer) -> Arc<Compiled> + 'a;
 
 /// What a turn works on.
 pub struct Parts<'a> {
@@ -68,7 +70,7 @@ pub struct Parts<'a> {
     /// What is kept of each.
     pub records: &'a mut Records,
     /// Goes by another policy from now on: it is published when this returns, with what was gone by before.
-    pub adopt: &'a mut dyn FnMut(Compiled, &mut Writer) -> Compiled,
+    pub adopt: &'a mut Adopt<'a>,
     /// Where it is told.
     pub events: &'a EventQueue,
 }
@@ -249,7 +251,7 @@ impl Live {
                 }
                 Stage::Installing(made, done) => {
                     report.phase = Phase::Installing.name().into();
-                    report.permille = permille(*done, made.pairs.len());
+                    report.permille = permille(*done, done + made.pairs.len());
                 }
             }
         }
@@ -318,6 +320,7 @@ impl Live {
     }
 
     fn begin(&mut self, parts: &Parts<'_>, now: Instant) {
+        let began = Instant::now();
         let asked = self.waiting.pop_front().or_else(|| self.settle(parts, now));
         let Some(Asked {
             job,
@@ -331,12 +334,20 @@ impl Live {
             Wish::Settle { moved, dropped } => (moved.clone(), dropped.clone()),
             _ => Default::default(),
         };
-        self.maker.begin(wish, self.in_force.clone());
+        let how = match job {
+            Some((_, ChangeKind::Diff)) => How::ToLookAt,
+            _ if settings.fresh_keys => How::WithFreshKeys,
+            _ => How::WithKnownKeys,
+        };
+        let in_force = self.in_force.clone();
+        // From here on the other thread may have this one's core.
+        let spent = began.elapsed();
+        self.maker.begin(wish, how, in_force);
         self.current = Some(Current {
             job,
             settings,
             settled,
-            spent: Duration::ZERO,
+            spent,
             stage: Stage::Making,
         });
     }
@@ -381,28 +392,26 @@ impl Live {
         let stage = std::mem::replace(&mut current.stage, Stage::Making);
         current.stage = match stage {
             Stage::Making => match self.maker.take() {
-                None => Stage::Making,
+                // A look whether there is something to do is none of the change's time.
+                None => {
+                    self.current = Some(current);
+                    return;
+                }
                 Some(Err(refusal)) => return self.refuse(&current, refusal),
                 Some(Ok(made)) if matches!(current.job, Some((_, ChangeKind::Diff))) => {
                     return self.end(&current, made, now);
                 }
-                Some(Ok(made)) => match start_leases(&made, &current.settings, parts.records) {
-                    Ok(()) => Stage::Installing(made, 0),
-                    Err(refusal) => {
-                        self.maker.free(made);
-                        return self.refuse(&current, refusal);
-                    }
-                },
+                Some(Ok(made)) => Stage::Installing(made, 0),
             },
-            Stage::Installing(made, done) if done < made.pairs.len() => {
-                let policy = Arc::clone(made.in_force.standing.policy());
-                for pair in made.pairs.iter().skip(done).take(PAIRS_PER_TURN) {
-                    if let Some(tunnel) = policy.tunnels.get(pair.tunnel.index()) {
-                        let sad = (parts.sad, &mut *parts.writer);
-                        parts.records.install(tunnel, &pair.set, sad);
-                    }
+            Stage::Installing(mut made, done) if !made.pairs.is_empty() => {
+                // From the end, so that nothing has to move up.
+                let first = made.pairs.len().saturating_sub(PAIRS_PER_TURN);
+                let done = done + made.pairs.len() - first;
+                for pair in made.pairs.drain(first..) {
+                    let sad = (parts.sad, &mut *parts.writer);
+                    parts.records.install(pair, sad);
                 }
-                Stage::Installing(made, done + PAIRS_PER_TURN)
+                Stage::Installing(made, done)
             }
             Stage::Installing(made, _) => {
                 let made = self.take_up(made, &current, parts, now);
@@ -463,12 +472,7 @@ impl Live {
         let mut made = made;
         let records = &mut *parts.records;
         let sad = parts.sad;
-        if !made.pairs.is_empty() {
-            // The first numbers have to be on disk before a packet may have one.
-            records.leases.tick(sad, parts.writer);
-        }
-        if let Some(mut rows) = made.rows.take() {
-            rows.take_refusals(&mut records.rows);
+        if let Some(rows) = made.rows.take() {
             made.rows = Some(std::mem::replace(&mut records.rows, rows));
             for slot in &made.step.fresh {
                 if let Some(row) = records.rows.get(*slot) {
@@ -477,8 +481,8 @@ impl Live {
             }
         }
         records.peers.add(std::mem::take(&mut made.peers));
-        let compiled = std::mem::take(&mut made.compiled);
-        let before = (parts.adopt)(compiled, parts.writer);
+        let compiled = Arc::clone(&made.in_force.compiled);
+        let before = (parts.adopt)(compiled, &made.changes, parts.writer);
         self.garbage.push(before);
         std::mem::swap(&mut self.in_force, &mut made.in_force);
         let (moved, dropped) = &current.settled;
@@ -510,39 +514,30 @@ impl Live {
         (moved, settings): (&[SaIndex], &ChangeSettings),
         now: Instant,
     ) {
-        let standing = &self.in_force.standing;
-        let beside = standing.beside();
-        let graces: BTreeMap<SaIndex, Duration> = moved
+        let departures = &made.departures;
+        let graces = moved
             .iter()
-            .filter_map(|slot| Some((*slot, self.moves.get(slot)?.grace)))
-            .collect();
-        let longest = graces.values().max().copied();
+            .filter_map(|slot| Some(self.moves.get(slot)?.grace));
+        let longest = graces.max();
         let grace = Duration::from_secs(settings.grace_s.into());
-        self.moves
-            .retain(|slot, _| beside.sealing.contains_key(slot));
-        for slot in &made.step.fresh {
-            if beside.sealing.contains_key(slot) {
-                let after = Duration::from_secs(settings.outbound_after_s.into());
-                let at_latest = now + after;
-                self.moves.insert(*slot, Move { at_latest, grace });
-            }
+        for slot in &departures.by_themselves {
+            self.moves.remove(slot);
         }
-        let gone: BTreeSet<SaIndex> = standing.gone_slots().collect();
-        self.leaves.retain(|slot, _| gone.contains(slot));
-        if gone.is_empty() {
-            return;
+        for slot in &departures.sealed_for {
+            let after = Duration::from_secs(settings.outbound_after_s.into());
+            let at_latest = now + after;
+            self.moves.insert(*slot, Move { at_latest, grace });
         }
-        let idle: BTreeSet<SaIndex> = standing.leaving().collect();
-        for sa in &beside.leaving {
-            if !idle.contains(&sa.slot) || self.leaves.contains_key(&sa.slot) {
-                continue;
-            }
+        for slot in &departures.over {
+            self.leaves.remove(slot);
+        }
+        for (slot, is_replaced) in &departures.idle {
             // Nothing comes for a tunnel that is gone.
-            let grace = match sa.tunnel {
-                Some(_) => longest.unwrap_or(grace),
-                None => Duration::ZERO,
+            let grace = match is_replaced {
+                true => longest.unwrap_or(grace),
+                false => Duration::ZERO,
             };
-            self.leaves.insert(sa.slot, now + grace);
+            self.leaves.entry(*slot).or_insert(now + grace);
         }
     }
 
@@ -556,48 +551,4 @@ impl Live {
 
 fn nothing_pending() -> ApiError {
     ApiError::new(REFUSED, "no change waits to be confirmed")
-}
-
-/// Sees to it that every fresh pair can be started; if not, nothing has changed.
-fn start_leases(
-    made: &Made,
-    settings: &ChangeSettings,
-    records: &mut Records,
-) -> Result<(), String> {
-    let mut unknown = Vec::new();
-    let mut refused = String::new();
-    let tunnels = &made.in_force.standing.policy().tunnels;
-    for pair in &made.pairs {
-        let (outbound, inbound) = pair.fingerprints();
-        let halves = [
-            (Direction::Outbound, outbound, pair.set.outbound.spi),
-            (Direction::Inbound, inbound, pair.set.inbound.spi),
-        ];
-        for (direction, key, spi) in halves {
-            if records.leases.knows(direction, key).map_err(no_state)? {
-                continue;
-            }
-            unknown.push((direction, key));
-            if !settings.fresh_keys {
-                let tunnel = tunnels.get(pair.tunnel.index());
-                let name = tunnel.map_or("", |tunnel| tunnel.name.as_str());
-                refused += &format!(
-                    "error: no record of the key of the {} SA {spi} of tunnel \"{name}\"\n",
-                    direction.name()
-                );
-            }
-        }
-    }
-    if !refused.is_empty() {
-        return Err(refused
-            + "help: if these keys have never sealed a packet, load with --fresh-keys; if they have, give both ends new ones\n");
-    }
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    records.leases.declare(&unknown).map_err(no_state)
-}
-
-fn no_state(reason: String) -> String {
-    format!("error: no SA can be started: {reason}\n")
 }

@@ -33,7 +33,7 @@ use live::Live;
 use ports::OpenPort;
 use trace::Traces;
 
-use crate::control::change::{InForce, Maker, PolicyText};
+use crate::control::change::{Maker, PolicyText};
 use crate::control::events::EventQueue;
 use crate::control::leases::Leases;
 use crate::control::socket::{ControlSocket, SocketError};
@@ -213,24 +213,23 @@ fn run_on<'p>(
     (ports, started): (&[OpenPort], &'p [StartedPort<'p>]),
     (socket, leases, host): (&mut ControlSocket, Leases, Host<'p>),
 ) -> Result<Ending, GatewayError> {
+    let assembly = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
+    let in_force = assembly.in_force(options.policy.clone());
     let Assembly {
         shared,
         writer,
-        standing,
         records,
         plan,
         workers,
         views,
-    } = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
+        ..
+    } = assembly;
     let monitor = host.monitor().map_err(|error| GatewayError::System {
         what: "cannot follow the kernel's neighbours and routes",
         error,
     })?;
-    let in_force = InForce {
-        standing,
-        text: Arc::new(options.policy.clone()),
-    };
-    let maker = Maker::start(Secrets::from_process(), assembly::topology(ports));
+    let starter = records.leases.starter();
+    let maker = Maker::start(Secrets::from_process(), assembly::topology(ports), starter);
     let maker = maker.map_err(|error| GatewayError::System {
         what: "cannot start a thread",
         error,

@@ -1,20 +1,19 @@
 //! What the control thread keeps of each SA pair beside its slot, and how pairs come into it and leave it.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tracing::error;
 
 use super::paths::Paths;
-use crate::control::leases::{Leases, SaStart};
+use crate::control::leases::Leases;
 use crate::control::lifetimes::Lifetimes;
+use crate::control::pairs::ReadyPair;
 use crate::control::peers::Peers;
 use crate::control::rows::{Rows, SaRow};
 use crate::ids::SaIndex;
 use crate::ipsec::sad::Sad;
 use crate::ipsec::traffic::Direction;
-use crate::policy::compile::{inbound_sa, outbound_sa};
-use crate::policy::model::{EndpointSet, Lifetime, Tunnel};
+use crate::policy::model::Lifetime;
 use crate::rcu::Writer;
 
 /// All of it.
@@ -32,45 +31,31 @@ pub struct Records {
 }
 
 impl Records {
-    /// Puts the SAs of `set` of `tunnel` into its slot, as far as their sequence numbers are known.
-    pub(super) fn install(
-        &mut self,
-        tunnel: &Tunnel,
-        set: &EndpointSet,
-        (sad, writer): (&Sad, &mut Writer),
-    ) {
-        let (slot, now) = (set.slot, Instant::now());
-        match self
-            .leases
-            .start_outbound(slot, set.outbound.key.fingerprint())
-        {
-            SaStart::At(next) => {
-                let sa = Box::new(outbound_sa(tunnel, set, next));
+    /// Puts a pair into its slot, as far as it could be started.
+    pub(super) fn install(&mut self, pair: ReadyPair, (sad, writer): (&Sad, &mut Writer)) {
+        let (slot, now) = (pair.slot, Instant::now());
+        match pair.outbound {
+            Ok(sa) => {
+                self.leases.add_outbound(slot, &sa);
                 let _ = writer.replace(sad.outbound(), slot.index(), Some(sa));
                 let id = (slot, Direction::Outbound);
-                self.lifetimes.install(id, tunnel.lifetime, now);
+                self.lifetimes.install(id, pair.lifetime, now);
             }
-            SaStart::Refused(reason) => self.rows.refuse(slot, Direction::Outbound, reason),
+            Err(reason) => self.rows.refuse(slot, Direction::Outbound, reason),
         }
-        match self
-            .leases
-            .start_inbound(slot, set.inbound.key.fingerprint())
-        {
-            SaStart::At(seen) => {
-                let sa = Box::new(inbound_sa(tunnel, set, seen));
+        match pair.inbound {
+            Ok(sa) => {
+                self.leases.add_inbound(slot, &sa);
                 let _ = writer.replace(sad.inbound(), slot.index(), Some(sa));
                 let id = (slot, Direction::Inbound);
-                self.lifetimes.install(id, tunnel.lifetime, now);
+                self.lifetimes.install(id, pair.lifetime, now);
             }
-            SaStart::Refused(reason) => self.rows.refuse(slot, Direction::Inbound, reason),
+            Err(reason) => self.rows.refuse(slot, Direction::Inbound, reason),
         }
     }
 
     /// Empties slots whose SAs nobody is led to any more.
     pub(super) fn drop_pairs(&mut self, slots: &[SaIndex], (sad, writer): (&Sad, &mut Writer)) {
-        if slots.is_empty() {
-            return;
-        }
         for slot in slots {
             self.paths.remove(*slot, sad, writer);
             let _ = writer.replace(sad.outbound(), slot.index(), None);
@@ -80,10 +65,9 @@ impl Records {
                 self.lifetimes
                     .install((*slot, direction), nothing, Instant::now());
             }
+            self.leases.forget(*slot);
+            self.peers.remove(*slot);
         }
-        let slots: BTreeSet<SaIndex> = slots.iter().copied().collect();
-        self.leases.forget(&slots);
-        self.peers.remove(&slots);
     }
 }
 

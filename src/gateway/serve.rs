@@ -121,7 +121,9 @@ fn change_policy(control: &mut Control<'_, '_>) {
         sad: &shared.sad,
         writer: &mut control.writer,
         records: &mut control.records,
-        adopt: &mut |compiled, writer| hops.adopt(compiled, &shared.tables, writer),
+        adopt: &mut |compiled, changes, writer| {
+            hops.adopt(compiled, changes, (&shared.tables, writer))
+        },
         events: &control.events,
     };
     control.live.turn(&mut parts, Instant::now());

@@ -102,15 +102,38 @@ pub struct Compiled {
     pub(super) spd: Arc<Spd>,
     pub(super) spis: Arc<SpiIndex>,
     /// By `PortIndex`.
-    pub(super) ports: Vec<PortPolicy>,
+    pub(super) ports: Vec<Arc<PortPolicy>>,
     /// By `SaIndex`: the peer's outer address.
     pub(super) peers: Vec<Option<IpAddr>>,
-    /// The same the other way round.
-    pub(super) by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
     pub(super) admin_prohibited: bool,
 }
 
+/// What is different in what one policy came to from what another did, so that who goes from one to the other need look at nothing
+/// else.
+#[derive(Default)]
+pub struct Changes {
+    /// By `PortIndex`: stations and prefixes of which the policy says something else.
+    pub(super) ports: Vec<(Vec<IpAddr>, Vec<IpNet>)>,
+    /// SAs with another peer; `None` where there is no SA any more.
+    pub(super) peers: Vec<(SaIndex, Option<IpAddr>)>,
+}
+
+impl Changes {
+    /// Whether there are other neighbours or routes.
+    pub fn is_of_ports(&self) -> bool {
+        let is_any =
+            |(stations, routes): &(Vec<_>, Vec<_>)| !(stations.is_empty() && routes.is_empty());
+        self.ports.iter().any(is_any)
+    }
+
+    /// The peers that SAs have now and had not before.
+    pub fn new_peers(&self) -> impl Iterator<Item = IpAddr> {
+        self.peers.iter().filter_map(|(_, peer)| *peer)
+    }
+}
+
 /// What a policy says of one port.
+#[derive(Default)]
 pub(super) struct PortPolicy {
     pub(super) local: Arc<LocalAddresses>,
     pub(super) neighbours: BTreeMap<IpAddr, [u8; 6]>,
@@ -130,13 +153,11 @@ impl Compiled {
     pub fn new(policy: &Policy, beside: &Beside, topology: &Topology) -> Self {
         let sets = endpoint_sets(policy).map(|(slot, .., set)| (slot, set.remote));
         let mut peers = Vec::new();
-        let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
         for (slot, peer) in sets.chain(beside.leaving.iter().map(|sa| (sa.slot, sa.remote))) {
             if peers.len() <= slot.index() {
                 peers.resize(slot.index() + 1, None);
             }
             peers[slot.index()] = Some(peer);
-            by_peer.entry(peer).or_default().push(slot);
         }
         let spis = endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot));
         let spis = spis.chain(beside.replaced().map(|sa| (sa.spi, sa.slot)));
@@ -145,13 +166,43 @@ impl Compiled {
             spd: Arc::new(compile_spd(policy, beside)),
             spis: Arc::new(SpiIndex::new(spis)),
             ports: ports
-                .map(|index| PortPolicy::new(policy, beside, topology, index))
+                .map(|index| Arc::new(PortPolicy::new(policy, beside, topology, index)))
                 .collect(),
             peers,
-            by_peer,
             admin_prohibited: policy.gateway.admin_prohibited,
         }
     }
+
+    /// What is different in it from what there was before.
+    pub fn changes_from(&self, before: &Self) -> Changes {
+        let nothing = Arc::<PortPolicy>::default();
+        let ports = self.ports.iter().enumerate().map(|(at, own)| {
+            let was = before.ports.get(at).unwrap_or(&nothing);
+            (
+                differing(&own.neighbours, &was.neighbours),
+                differing(&own.routes, &was.routes),
+            )
+        });
+        let slots = (0u32..).take(self.peers.len().max(before.peers.len()));
+        let of =
+            |compiled: &Self, slot: SaIndex| compiled.peers.get(slot.index()).copied().flatten();
+        let peers = slots.map(SaIndex).filter_map(|slot| {
+            let peer = of(self, slot);
+            (peer != of(before, slot)).then_some((slot, peer))
+        });
+        Changes {
+            ports: ports.collect(),
+            peers: peers.collect(),
+        }
+    }
+}
+
+/// What one of them has and the other not, or otherwise.
+fn differing<K: Ord + Copy, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> Vec<K> {
+    let not_in = |map: &BTreeMap<K, V>, (key, value): (&K, &V)| map.get(key) != Some(value);
+    let of_one = one.iter().filter(|entry| not_in(other, *entry));
+    let of_other = other.iter().filter(|entry| !one.contains_key(entry.0));
+    of_one.chain(of_other).map(|(key, _)| *key).collect()
 }
 
 impl PortPolicy {

@@ -11,14 +11,12 @@ use ipnet::IpNet;
 use crate::drop::DropReason;
 use crate::ids::{NextHopIndex, PortIndex, SaIndex};
 use crate::ipsec::flow_hash::mix;
-use crate::ipsec::sad::SpiIndex;
-use crate::ipsec::spd::Spd;
-use crate::policy::compile::{Compiled, Topology, Wanted};
+use crate::policy::compile::{Changes, Compiled, PortPolicy, Topology, Wanted};
 use crate::policy::model::{Policy, Port, Side};
 use crate::policy::next_hops::{Member, NextHops};
 use crate::policy::routes::{Fib, RouteTarget};
 use crate::policy::standing::Beside;
-use crate::policy::tables::{LocalAddresses, PortTable, Tables};
+use crate::policy::tables::{PortTable, Tables};
 
 /// What the kernel knows behind one port.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -74,40 +72,95 @@ impl Learned {
 
 /// What tables are compiled from, and what they came to last.
 pub struct Plan {
-    spd: Arc<Spd>,
-    spis: Arc<SpiIndex>,
+    /// What the policy came to.
+    compiled: Arc<Compiled>,
     ports: Vec<PortPlan>,
     hops: NextHops,
     /// By `SaIndex`: the peer's outer address, where it is now.
     peers: Vec<Option<IpAddr>>,
     /// The same the other way round.
-    by_peer: BTreeMap<IpAddr, Vec<SaIndex>>,
+    by_peer: BTreeMap<IpAddr, BTreeSet<SaIndex>>,
     /// Where peers are that are not where the policy says.
     moved_to: BTreeMap<SaIndex, IpAddr>,
     /// Peers have been looked up since this was asked for.
     moved: bool,
-    admin_prohibited: bool,
 }
 
 struct PortPlan {
     index: PortIndex,
     side: Side,
     mac: [u8; 6],
-    local: Arc<LocalAddresses>,
-    /// The policy's neighbours.
-    neighbours: BTreeMap<IpAddr, [u8; 6]>,
-    /// What the policy says of prefixes.
-    routes: BTreeMap<IpNet, Wanted>,
+    /// What the policy says.
+    policy: Arc<PortPolicy>,
     fib: Fib,
-    sa_hops: Arc<[Result<NextHopIndex, DropReason>]>,
+    sa_hops: SaHops,
     /// Peers whose next hop has to be looked up again.
     stale: Stale,
+    /// SAs of which the same is true.
+    stale_slots: BTreeSet<SaIndex>,
 }
 
 #[derive(PartialEq, Eq, Debug)]
 enum Stale {
     Some(BTreeSet<IpAddr>),
     All,
+}
+
+type SaHop = Result<NextHopIndex, DropReason>;
+
+/// By `SaIndex`: the next hop towards the SA's peer. Workers have one copy; the other is brought up to date and takes its place, so
+/// that a change costs what is in it and not as much as there are SAs.
+#[derive(Default)]
+struct SaHops {
+    current: Arc<[SaHop]>,
+    /// Workers may have it still: then another copy is made.
+    other: Arc<[SaHop]>,
+    /// Where the other is not as the current one.
+    differing: Vec<SaIndex>,
+}
+
+impl SaHops {
+    fn get(&self, slot: SaIndex) -> SaHop {
+        let hop = self.current.get(slot.index()).copied();
+        hop.unwrap_or(Err(DropReason::NoRoute))
+    }
+
+    /// Takes in what is different.
+    fn set(&mut self, mut changes: Vec<(SaIndex, SaHop)>) {
+        changes.retain(|(slot, hop)| self.get(*slot) != *hop);
+        let Some(last) = changes.iter().map(|(slot, _)| slot.index()).max() else {
+            return;
+        };
+        let len = self.current.len();
+        let wanted = len.max((last + 1).next_power_of_two());
+        let put = |hops: &mut [SaHop]| {
+            for (slot, hop) in &changes {
+                if let Some(place) = hops.get_mut(slot.index()) {
+                    *place = *hop;
+                }
+            }
+        };
+        match Arc::get_mut(&mut self.other) {
+            Some(other) if other.len() == wanted => {
+                for slot in &self.differing {
+                    if let Some(place) = other.get_mut(slot.index()) {
+                        *place = self.current[slot.index()];
+                    }
+                }
+                put(other);
+                std::mem::swap(&mut self.current, &mut self.other);
+            }
+            _ => {
+                let mut hops = self.current.to_vec();
+                hops.resize(wanted, Err(DropReason::NoRoute));
+                let grown = (wanted != len).then(|| Arc::from(&hops[..]));
+                put(&mut hops);
+                let before = std::mem::replace(&mut self.current, hops.into());
+                self.other = grown.unwrap_or(before);
+            }
+        }
+        self.differing = changes.into_iter().map(|(slot, _)| slot).collect();
+    }
 }
 
 impl Plan {
@@ -120,16 +173,14 @@ impl Plan {
             index,
             side: port.side,
             mac: mac_of(index),
-            local: Arc::default(),
-            neighbours: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            policy: Arc::default(),
             fib: Fib::new(),
-            sa_hops: Arc::default(),
+            sa_hops: SaHops::default(),
             stale: Stale::All,
+            stale_slots: BTreeSet::new(),
         };
         let mut plan = Self {
-            spd: Arc::default(),
-            spis: Arc::default(),
+            compiled: Arc::default(),
             hops: NextHops::new(
                 indices()
                     .map(|(index, port)| (mac_of(index), port.mtu))
@@ -140,53 +191,69 @@ impl Plan {
             by_peer: BTreeMap::new(),
             moved_to: BTreeMap::new(),
             moved: false,
-            admin_prohibited: false,
         };
         let compiled = Compiled::new(policy, &Beside::default(), topology);
-        drop(plan.adopt(compiled, &[]));
+        let changes = compiled.changes_from(&plan.compiled);
+        drop(plan.adopt(Arc::new(compiled), &changes, &[]));
         plan
     }
 
-    /// Goes by another policy for the same ports from now on. What was `learned`, by port, stays, and so do peers that have moved.
-    /// Returns what it went by before, for others to free: that takes a while.
-    pub fn adopt(&mut self, mut compiled: Compiled, learned: &[Learned]) -> Compiled {
-        std::mem::swap(&mut self.spd, &mut compiled.spd);
-        std::mem::swap(&mut self.spis, &mut compiled.spis);
-        self.admin_prohibited = compiled.admin_prohibited;
-        std::mem::swap(&mut self.peers, &mut compiled.peers);
-        std::mem::swap(&mut self.by_peer, &mut compiled.by_peer);
-        let peers = &self.peers;
-        self.moved_to
-            .retain(|slot, _| peers.get(slot.index()).is_some_and(Option::is_some));
-        for (slot, address) in self.moved_to.clone() {
-            self.move_peer(slot, address);
+    /// What the policy that it goes by came to.
+    pub fn compiled(&self) -> &Arc<Compiled> {
+        &self.compiled
+    }
+
+    /// Goes by another policy for the same ports from now on, which came to `compiled`, with these changes from what the one before
+    /// came to. What was `learned`, by port, stays, and so do peers that have moved. Returns what it went by before, for others to
+    /// free: that takes a while.
+    pub fn adopt(
+        &mut self,
+        compiled: Arc<Compiled>,
+        changes: &Changes,
+        learned: &[Learned],
+    ) -> Arc<Compiled> {
+        for (slot, peer) in &changes.peers {
+            self.moved_to.remove(slot);
+            self.set_peer(*slot, *peer);
         }
-        let before = compiled.peers.iter().chain(std::iter::repeat(&None));
-        let others = self
-            .peers
-            .iter()
-            .zip(before)
-            .filter(|(new, old)| new != old);
-        let others: Vec<IpAddr> = others.filter_map(|(new, _)| *new).collect();
-        let nothing = Learned::default();
-        for (own, policy) in self.ports.iter_mut().zip(&mut compiled.ports) {
-            if let Stale::Some(peers) = &mut own.stale {
-                peers.extend(others.iter().copied());
+        let nothing = (Vec::new(), Vec::new());
+        let nothing_learned = Learned::default();
+        for own in &mut self.ports {
+            let at = own.index.index();
+            if let Some(policy) = compiled.ports.get(at) {
+                own.policy = Arc::clone(policy);
             }
-            std::mem::swap(&mut own.local, &mut policy.local);
-            let stations = differing(&own.neighbours, &policy.neighbours);
-            let routes = differing(&own.routes, &policy.routes);
-            std::mem::swap(&mut own.neighbours, &mut policy.neighbours);
-            std::mem::swap(&mut own.routes, &mut policy.routes);
-            let learned = learned.get(own.index.index()).unwrap_or(&nothing);
+            own.stale_slots
+                .extend(changes.peers.iter().map(|(slot, _)| *slot));
+            let (stations, routes) = changes.ports.get(at).unwrap_or(&nothing);
+            let learned = learned.get(at).unwrap_or(&nothing_learned);
             for address in stations {
-                own.set_station(address, learned, &mut self.hops);
+                own.set_station(*address, learned, &mut self.hops);
             }
             for to in routes {
-                own.set_route(&to, learned, &mut self.hops, &self.by_peer);
+                own.set_route(to, learned, &mut self.hops, &self.by_peer);
             }
         }
-        compiled
+        std::mem::replace(&mut self.compiled, compiled)
+    }
+
+    /// Notes where the peer of the SA in `slot` is.
+    fn set_peer(&mut self, slot: SaIndex, peer: Option<IpAddr>) {
+        if self.peers.len() <= slot.index() {
+            self.peers.resize(slot.index() + 1, None);
+        }
+        let before = std::mem::replace(&mut self.peers[slot.index()], peer);
+        if let Some(before) = before
+            && let Some(slots) = self.by_peer.get_mut(&before)
+        {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.by_peer.remove(&before);
+            }
+        }
+        if let Some(peer) = peer {
+            self.by_peer.entry(peer).or_default().insert(slot);
+        }
     }
 
     /// Takes in one thing that is not as it was in what was `learned` behind `port`. What the policy says wins.
@@ -206,43 +273,34 @@ impl Plan {
     pub fn tables(&mut self) -> Tables {
         let published = self.hops.publish();
         let ports = self.ports.iter_mut().map(|port| {
-            self.moved |= port.look_up_peers(&self.hops, self.peers.len(), &self.by_peer);
+            self.moved |= port.look_up_peers(&self.hops, &self.peers, &self.by_peer);
             PortTable {
                 side: port.side,
                 mac: port.mac,
-                local: Arc::clone(&port.local),
+                local: Arc::clone(&port.policy.local),
                 routes: port.fib.routes(),
-                sa_hops: Arc::clone(&port.sa_hops),
+                sa_hops: Arc::clone(&port.sa_hops.current),
             }
         });
         Tables {
             ports: ports.collect(),
-            spd: Arc::clone(&self.spd),
-            spis: Arc::clone(&self.spis),
+            spd: Arc::clone(&self.compiled.spd),
+            spis: Arc::clone(&self.compiled.spis),
             next_hops: published.hops,
             groups: published.groups,
-            admin_prohibited: self.admin_prohibited,
+            admin_prohibited: self.compiled.admin_prohibited,
         }
     }
 
     /// Notes that the peer of the SA in `slot` is at `address` now. Tables that are compiled from then on lead there.
     pub fn move_peer(&mut self, slot: SaIndex, address: IpAddr) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::as_mut) else {
+        if self.peer(slot).is_none() {
             return;
-        };
-        let before = std::mem::replace(peer, address);
-        self.moved_to.insert(slot, address);
-        if let Some(slots) = self.by_peer.get_mut(&before) {
-            slots.retain(|other| *other != slot);
-            if slots.is_empty() {
-                self.by_peer.remove(&before);
-            }
         }
-        self.by_peer.entry(address).or_default().push(slot);
+        self.set_peer(slot, Some(address));
+        self.moved_to.insert(slot, address);
         for port in &mut self.ports {
-            if let Stale::Some(peers) = &mut port.stale {
-                peers.insert(address);
-            }
+            port.stale_slots.insert(slot);
         }
     }
 
@@ -262,7 +320,7 @@ impl Plan {
         port: PortIndex,
     ) -> impl Iterator<Item = (&IpAddr, &[u8; 6])> {
         let port = self.ports.get(port.index());
-        port.into_iter().flat_map(|port| &port.neighbours)
+        port.into_iter().flat_map(|port| &port.policy.neighbours)
     }
 
     /// The address of the next hop at `index` of the tables.
@@ -287,14 +345,19 @@ impl Plan {
 
     /// The stations that tunnels need and whose MAC address is not known.
     pub fn needed(&self) -> BTreeSet<(PortIndex, IpAddr)> {
-        let unprotected = self.ports.iter().filter(|port| port.is_unprotected());
-        unprotected
-            .flat_map(|port| {
-                let of_peer = |peer: &IpAddr| port.missing(*peer, &self.hops);
-                let missing = self.by_peer.keys().flat_map(of_peer);
+        self.needed_for(self.by_peer.keys().copied())
+    }
+
+    /// Those of them that are needed for some of the peers.
+    pub fn needed_for(&self, peers: impl Iterator<Item = IpAddr>) -> BTreeSet<(PortIndex, IpAddr)> {
+        let of_peer = |peer: IpAddr| {
+            let unprotected = self.ports.iter().filter(|port| port.is_unprotected());
+            unprotected.flat_map(move |port| {
+                let missing = port.missing(peer, &self.hops).into_iter();
                 missing.map(|address| (port.index, address))
             })
-            .collect()
+        };
+        peers.flat_map(of_peer).collect()
     }
 
     /// The stations behind `port` whose MAC address is wanting for `destination`: it itself, or the routers before it.
@@ -311,7 +374,7 @@ impl PortPlan {
     }
 
     fn mac_of(&self, address: IpAddr, learned: &Learned) -> Option<[u8; 6]> {
-        let of_policy = self.neighbours.get(&address);
+        let of_policy = self.policy.neighbours.get(&address);
         of_policy
             .or_else(|| learned.neighbours.get(&address))
             .copied()
@@ -340,9 +403,14 @@ impl PortPlan {
         to: &IpNet,
         learned: &Learned,
         hops: &mut NextHops,
-        by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
+        by_peer: &BTreeMap<IpAddr, BTreeSet<SaIndex>>,
     ) {
-        let wanted = self.routes.get(to).cloned().or_else(|| best(learned, *to));
+        let wanted = self
+            .policy
+            .routes
+            .get(to)
+            .cloned()
+            .or_else(|| best(learned, *to));
         let target = wanted.map(|wanted| self.target(wanted, learned, hops));
         if let Some(RouteTarget::Via(old)) = self.fib.set_route(to, target) {
             hops.release(old);
@@ -375,37 +443,40 @@ impl PortPlan {
     fn look_up_peers(
         &mut self,
         hops: &NextHops,
-        slots: usize,
-        by_peer: &BTreeMap<IpAddr, Vec<SaIndex>>,
+        peers: &[Option<IpAddr>],
+        by_peer: &BTreeMap<IpAddr, BTreeSet<SaIndex>>,
     ) -> bool {
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
-        if !self.is_unprotected() || stale == Stale::Some(BTreeSet::new()) {
+        let stale_slots = std::mem::take(&mut self.stale_slots);
+        let is_nothing = stale_slots.is_empty() && stale == Stale::Some(BTreeSet::new());
+        if !self.is_unprotected() || is_nothing {
             return false;
         }
-        let mut found = self.sa_hops.to_vec();
-        found.resize(slots, Err(DropReason::NoRoute));
-        let stale: Vec<(&IpAddr, &Vec<SaIndex>)> = match &stale {
+        let stale: Vec<(&IpAddr, &BTreeSet<SaIndex>)> = match &stale {
             Stale::All => by_peer.iter().collect(),
             Stale::Some(some) => some
                 .iter()
                 .filter_map(|peer| by_peer.get_key_value(peer))
                 .collect(),
         };
+        let chosen = |hop: SaHop, slot: SaIndex| {
+            let chosen = |hop| {
+                let chosen = hops.choose(hop, mix(slot.0.into()));
+                chosen.ok_or(DropReason::NoNeighbour)
+            };
+            hop.and_then(chosen)
+        };
+        let mut found: Vec<(SaIndex, SaHop)> = Vec::new();
+        for slot in stale_slots {
+            let peer = peers.get(slot.index()).copied().flatten();
+            let hop = peer.map_or(Err(DropReason::NoRoute), |peer| self.fib.lookup(peer));
+            found.push((slot, chosen(hop, slot)));
+        }
         for (peer, slots) in stale {
             let hop = self.fib.lookup(*peer);
-            for slot in slots {
-                let chosen = |hop| {
-                    let chosen = hops.choose(hop, mix(slot.0.into()));
-                    chosen.ok_or(DropReason::NoNeighbour)
-                };
-                if let Some(place) = found.get_mut(slot.index()) {
-                    *place = hop.and_then(chosen);
-                }
-            }
+            found.extend(slots.iter().map(|slot| (*slot, chosen(hop, *slot))));
         }
-        if found[..] != self.sa_hops[..] {
-            self.sa_hops = found.into();
-        }
+        self.sa_hops.set(found);
         true
     }
 
@@ -430,14 +501,6 @@ impl PortPlan {
             }
         }
     }
-}
-
-/// What one of them has and the other not, or otherwise.
-fn differing<K: Ord + Copy, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> Vec<K> {
-    let not_in = |map: &BTreeMap<K, V>, (key, value): (&K, &V)| map.get(key) != Some(value);
-    let of_one = one.iter().filter(|entry| not_in(other, *entry));
-    let of_other = other.iter().filter(|entry| !one.contains_key(entry.0));
-    of_one.chain(of_other).map(|(key, _)| *key).collect()
 }
 
 /// Where the best of the kernel's routes to `to` lead.

@@ -130,6 +130,19 @@ pub struct Step {
     pub left: Vec<SaIndex>,
 }
 
+/// What one standing has beside its policy and the one before had not, or the reverse.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub struct Departures {
+    /// Pairs that are leaving, nothing is sealed by, and of which that is new; and whether a tunnel has their place.
+    pub idle: Vec<(SaIndex, bool)>,
+    /// Pairs that are leaving no more: they have left, or are named again.
+    pub over: Vec<SaIndex>,
+    /// Pairs that others seal for, and did not before.
+    pub sealed_for: Vec<SaIndex>,
+    /// Pairs that others seal for no more.
+    pub by_themselves: Vec<SaIndex>,
+}
+
 impl Beside {
     /// Pairs that others take the place of, so that what comes is still opened; nothing comes any more of a tunnel that is gone.
     pub fn replaced(&self) -> impl Iterator<Item = &Leaving> {
@@ -286,6 +299,28 @@ impl Standing {
         let sealing: BTreeSet<SaIndex> = self.beside.sealing.values().copied().collect();
         let gone = self.gone.keys().copied();
         gone.filter(move |slot| !sealing.contains(slot))
+    }
+
+    /// What is different beside its policy from what was beside `before`.
+    pub fn departures_from(&self, before: &Self) -> Departures {
+        let not_in = |map: &BTreeMap<SaIndex, SaIndex>, slot: &SaIndex| !map.contains_key(slot);
+        let (sealing, sealed) = (&self.beside.sealing, &before.beside.sealing);
+        let was_idle: BTreeSet<SaIndex> = before.leaving().collect();
+        let idle: BTreeSet<SaIndex> = self.leaving().collect();
+        let new = |sa: &&Leaving| idle.contains(&sa.slot) && !was_idle.contains(&sa.slot);
+        let new = self.beside.leaving.iter().filter(new);
+        let over = before
+            .gone
+            .keys()
+            .filter(|slot| !self.gone.contains_key(slot));
+        let others = sealing.keys().filter(|slot| not_in(sealed, slot));
+        let own = sealed.keys().filter(|slot| not_in(sealing, slot));
+        Departures {
+            idle: new.map(|sa| (sa.slot, sa.tunnel.is_some())).collect(),
+            over: over.copied().collect(),
+            sealed_for: others.copied().collect(),
+            by_themselves: own.copied().collect(),
+        }
     }
 
     fn list_leaving(&mut self) {

@@ -224,7 +224,8 @@ fn plan_that_goes_by_another_policy_is_as_one_that_began_with_it() {
             let mut plan = began_with(from);
             ways(&mut plan);
             let compiled = Compiled::new(&read(to), running(8).beside(), &topology);
-            drop(plan.adopt(compiled, &learned));
+            let changes = compiled.changes_from(plan.compiled());
+            drop(plan.adopt(Arc::new(compiled), &changes, &learned));
             assert_eq!(
                 ways(&mut plan),
                 ways(&mut began_with(to)),
@@ -245,6 +246,7 @@ fn peer_that_has_moved_stays_where_it_is() {
     let moved: IpAddr = "198.51.100.9".parse().unwrap();
     plan.move_peer(SaIndex(0), moved);
     let compiled = Compiled::new(&read(BASE), running(8).beside(), &topology);
-    drop(plan.adopt(compiled, &[]));
+    let changes = compiled.changes_from(plan.compiled());
+    drop(plan.adopt(Arc::new(compiled), &changes, &[]));
     assert_eq!(plan.peer(SaIndex(0)), Some(moved));
 }

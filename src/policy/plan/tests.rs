@@ -35,37 +35,38 @@ fn plan() -> Plan {
         "2001:db8:5::1",
     ];
     let peers: Vec<IpAddr> = peers.into_iter().map(ip).collect();
-    let mut by_peer: BTreeMap<IpAddr, Vec<SaIndex>> = BTreeMap::new();
+    let mut by_peer: BTreeMap<IpAddr, BTreeSet<SaIndex>> = BTreeMap::new();
     for (slot, peer) in (0u32..).zip(&peers) {
-        by_peer.entry(*peer).or_default().push(SaIndex(slot));
+        by_peer.entry(*peer).or_default().insert(SaIndex(slot));
     }
     let via = |last: u8| Wanted::Via(vec![(IpAddr::from([192, 0, 2, last]), 1)]);
     let mut plan = Plan {
-        spd: Arc::default(),
-        spis: Arc::new(SpiIndex::new([])),
+        compiled: Arc::default(),
         hops: NextHops::new(vec![([2; 6], 1500)]),
         ports: vec![PortPlan {
             index: PORT,
             side: Side::Unprotected,
             mac: [2; 6],
-            local: Arc::default(),
-            neighbours: BTreeMap::from([(ip("192.0.2.9"), [9; 6])]),
-            routes: BTreeMap::from([
-                (net("192.0.2.9/32"), via(9)),
-                (net("192.0.2.0/24"), Wanted::OnLink),
-                (net("10.0.0.0/8"), via(9)),
-            ]),
+            policy: Arc::new(PortPolicy {
+                local: Arc::default(),
+                neighbours: BTreeMap::from([(ip("192.0.2.9"), [9; 6])]),
+                routes: BTreeMap::from([
+                    (net("192.0.2.9/32"), via(9)),
+                    (net("192.0.2.0/24"), Wanted::OnLink),
+                    (net("10.0.0.0/8"), via(9)),
+                ]),
+            }),
             fib: Fib::new(),
-            sa_hops: Arc::default(),
+            sa_hops: SaHops::default(),
             stale: Stale::All,
+            stale_slots: BTreeSet::new(),
         }],
         peers: peers.into_iter().map(Some).collect(),
         by_peer,
         moved_to: BTreeMap::new(),
         moved: false,
-        admin_prohibited: false,
     };
-    let routes: Vec<IpNet> = plan.ports[0].routes.keys().copied().collect();
+    let routes: Vec<IpNet> = plan.ports[0].policy.routes.keys().copied().collect();
     let nothing = Learned::default();
     plan.learn(PORT, &nothing, Change::Station(ip("192.0.2.9")));
     for to in routes {
