@@ -1,6 +1,7 @@
 //! Changes a policy's text by what is named in it: what is not named stays as it was written, comments and blanks included.
 #![forbid(unsafe_code)]
 
+use super::blocks;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 
 /// Kinds of tables that can be added, removed and replaced by name.
@@ -77,25 +78,70 @@ impl Edit {
     /// # Errors
     /// [`EditError`]. That the text is a good policy is yet to be found out.
     pub fn apply(&self, text: &str) -> Result<(String, Vec<String>), EditError> {
-        // What is added goes behind the text, which need not be read for it.
-        if let Self::Add(tables) = self {
-            return add(text, tables);
-        }
-        let mut document: DocumentMut = text
-            .parse()
-            .map_err(|error: toml_edit::TomlError| EditError::Unreadable(error.to_string()))?;
-        let names = match self {
-            Self::Add(_) => Vec::new(),
+        match self {
+            // What is added goes behind the text, which need not be read for it.
+            Self::Add(tables) => add(text, tables),
             Self::Remove(names) => {
-                for name in names {
-                    remove(&mut document, name)?;
-                }
-                names.clone()
+                let edited = match remove_in_place(text, names) {
+                    Some(edited) => edited,
+                    None => edit(text, |document| remove_all(document, names))?.0,
+                };
+                Ok((edited, names.clone()))
             }
-            Self::Replace(tables) => replace(&mut document, tables)?,
-        };
-        Ok((document.to_string(), names))
+            Self::Replace(tables) => match replace_in_place(text, tables) {
+                Some(edited) => Ok(edited),
+                None => edit(text, |document| replace(document, tables)),
+            },
+        }
     }
+}
+
+/// Reads all of a text, changes it, and writes it.
+fn edit<T>(
+    text: &str,
+    change: impl FnOnce(&mut DocumentMut) -> Result<T, EditError>,
+) -> Result<(String, T), EditError> {
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|error: toml_edit::TomlError| EditError::Unreadable(error.to_string()))?;
+    let told = change(&mut document)?;
+    Ok((document.to_string(), told))
+}
+
+/// As [`remove_all`], reading no more than what is removed; `None` where that cannot be done.
+fn remove_in_place(text: &str, names: &[String]) -> Option<String> {
+    let mut text = text.to_owned();
+    for name in names {
+        let (kind, place) = blocks::find(&text, &KINDS, name)?;
+        only_table(text.get(place.clone())?, kind, name)?;
+        text.replace_range(place, "");
+    }
+    Some(text)
+}
+
+/// As [`replace`], likewise.
+fn replace_in_place(text: &str, tables: &str) -> Option<(String, Vec<String>)> {
+    let mut text = text.to_owned();
+    let mut names = Vec::new();
+    for (kind, tables) in tables_of(tables, &KINDS, "replaced").ok()? {
+        for table in tables {
+            let name = name(&table)?.to_owned();
+            let (found, place) = blocks::find(&text, &KINDS, &name)?;
+            let mut document = only_table(text.get(place.clone())?, found, &name)?;
+            put(&mut document, &kind, &name, table).ok()?;
+            text.replace_range(place, &document.to_string());
+            names.push(name);
+        }
+    }
+    Some((text, names))
+}
+
+/// Reads a text that has the table of this kind and name, and nothing else.
+fn only_table(text: &str, kind: &str, wanted: &str) -> Option<DocumentMut> {
+    let mut document: DocumentMut = text.parse().ok()?;
+    let is_alone = document.len() == 1;
+    let tables = array(&mut document, kind)?;
+    (is_alone && tables.len() == 1 && place_of(tables, wanted) == Some(0)).then_some(document)
 }
 
 fn add(text: &str, tables: &str) -> Result<(String, Vec<String>), EditError> {
@@ -110,6 +156,10 @@ fn add(text: &str, tables: &str) -> Result<(String, Vec<String>), EditError> {
     // As it was given, comments included.
     let blank = if text.ends_with('\n') { "\n" } else { "\n\n" };
     Ok((format!("{text}{blank}{tables}"), names))
+}
+
+fn remove_all(document: &mut DocumentMut, names: &[String]) -> Result<(), EditError> {
+    names.iter().try_for_each(|name| remove(document, name))
 }
 
 fn remove(document: &mut DocumentMut, wanted: &str) -> Result<(), EditError> {
@@ -236,6 +286,7 @@ fn tables_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const TEXT: &str = "# Ours.\n[gateway]\nname = \"west\"\n\n[[tunnel]]\nname = \"a\" # the first\nx = 1\n\n[tunnel.inner]\ny = 2\n\n\
                         # Second.\n[[tunnel]]\nname = \"b\"\n\n[[tunnel.ends]]\nz = 3\n\n[[policy]]\nname = \"p\"\n";
@@ -281,6 +332,70 @@ mod tests {
             Some(5)
         );
         assert_eq!(read["tunnel"][1]["ends"][0]["z"].as_integer(), Some(3));
+    }
+
+    /// As by reading all of the text.
+    fn slowly(edit: &Edit, text: &str) -> Result<String, EditError> {
+        match edit {
+            Edit::Add(tables) => add(text, tables).map(|(text, _)| text),
+            Edit::Remove(names) => {
+                super::edit(text, |document| remove_all(document, names)).map(|(text, ())| text)
+            }
+            Edit::Replace(tables) => {
+                super::edit(text, |document| replace(document, tables)).map(|(text, _)| text)
+            }
+        }
+    }
+
+    /// Texts as people write them, some of which lines do not tell.
+    fn any_text() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "[[tunnel]]\nname = \"a\"\nx = 1\n",
+            "[[tunnel]] # of b\n# Its name.\n  name = 'b'\n[[tunnel.ends]]\nname = \"p\"\n[tunnel.ends.in]\nz = 3 # three\n",
+            "[[policy]]\naction = \"x\"\nname=\"p\"\nlist = [\n  1,\n  # one\n  2,\n]\n",
+            "[[policy]]\nname = \"q\"\nlist = [\n[\"name = \"],\n]\n",
+            "[[ bypass ]]\nname = \"c\"",
+            "[[discard]]\nname = \"d\"\nlong = \"\"\"\n[[policy]]\nname = \"q\"\n\"\"\"\n",
+            "[gateway]\nname = \"a\"\n",
+            "[\"port\"]\nname = \"a\"\n",
+            "[tunnel.more]\nw = 4\n",
+            "# A comment.\n\n",
+            "\n",
+        ]);
+        prop::collection::vec(piece, 0..9).prop_map(|pieces| pieces.join("\n"))
+    }
+
+    fn any_edit() -> impl Strategy<Value = Edit> {
+        let name = prop::sample::select(vec!["a", "b", "c", "d", "p", "q", "x"]);
+        let names = prop::collection::vec(name.clone(), 1..3);
+        let table = |(kind, name): (&str, &str)| {
+            format!(
+                "\n# New.\n[[{kind}]] # it\nname = \"{name}\"\nnew = 1\n\n[{kind}.in]\nside = 2 # two\n# end\n"
+            )
+        };
+        let kind = prop::sample::select(KINDS.to_vec());
+        let tables = prop::collection::vec((kind, name).prop_map(table), 1..3);
+        prop_oneof![
+            names.prop_map(|names| Edit::Remove(names.into_iter().map(str::to_owned).collect())),
+            tables.prop_map(|tables| Edit::Replace(tables.concat())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn edit_in_place_is_what_reading_all_comes_to(text in any_text(), edit in any_edit()) {
+            // What was in force was good TOML.
+            prop_assume!(text.parse::<DocumentMut>().is_ok());
+            let fast = edit.apply(&text).map(|(text, _)| text);
+            prop_assert_eq!(fast, slowly(&edit, &text));
+        }
+    }
+
+    #[test]
+    fn tables_of_plain_texts_are_found_in_place() {
+        assert!(remove_in_place(TEXT, &["a".into(), "p".into()]).is_some());
+        let new = "[[tunnel]]\nname = \"b\"\n";
+        assert!(replace_in_place(TEXT, new).is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! and what to write instead, and nothing that it reports contains a key. `docs/CONFIGURATION.md` describes the syntax.
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod compile;
 mod device;
 mod diagnostic;
