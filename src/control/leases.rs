@@ -270,11 +270,14 @@ impl Leases {
         }
         let outbound = self.leases.iter().filter_map(|(slot, lease)| {
             let sa = sa_of(*slot, lease.key, sad, writer)?;
-            Some(Number {
+            let number = sa.seq.unused();
+            // Where none is left, nothing is skipped by what is on disk. That may be far beyond the last: of a key that had
+            // extended numbers once, and may have them again.
+            (number <= sa.seq.last()).then_some(Number {
                 slot: *slot,
                 direction: Direction::Outbound,
                 key: lease.key,
-                number: sa.seq.unused(),
+                number,
             })
         });
         let unsaved = |(slot, mark): (&SaIndex, &Mark)| {

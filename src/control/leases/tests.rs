@@ -412,3 +412,27 @@ fn disk_that_is_full_starts_nothing_and_extends_nothing() {
     rig.settle();
     assert!(rig.leased(0) > until);
 }
+
+#[test]
+fn stop_takes_nothing_back_of_a_key_that_once_had_extended_numbers() {
+    let mut rig = Rig::new(1);
+    rig.start(1, Unknown::Declare).expect("fresh");
+    let used = Number {
+        slot: index(0),
+        direction: OUTBOUND,
+        key: key(1).fingerprint(),
+        number: LAST_SHORT + 1000,
+    };
+    if let Ok(keeper) = &rig.leases.state {
+        keeper.raise(vec![used]);
+    }
+    rig.leases.in_flight = true;
+    rig.settle();
+    // Its numbers are short ones now, of which none is left.
+    let started = rig.start(1, Unknown::Refuse).expect("known");
+    assert_eq!(started, (used.number, used.number));
+    rig.put(0, 1, started);
+    assert!(rig.sa(0).seq.peek().is_err());
+    rig.finish();
+    assert_eq!(rig.on_disk(OUTBOUND, 1), Some(used.number));
+}
