@@ -412,3 +412,7 @@ fn lines(difference: &Difference) -> Vec<String> {
     let text = difference.to_string();
     text.lines().map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+#[path = "change/tests.rs"]
+mod tests;

@@ -153,3 +153,36 @@ fn second_process_is_kept_out() {
         Err(StateError::Busy { .. })
     ));
 }
+
+#[test]
+fn failed_start_leaves_no_record_of_keys_that_had_none() {
+    let dir = TempDir::new().expect("dir");
+    let mut state = fresh(&dir);
+    let starting = |byte: u8| Starting {
+        direction: Direction::Outbound,
+        key: fingerprint(byte),
+        ahead: 100,
+        last: 1000,
+    };
+    // A file that cannot be written, as on a disk that is full.
+    let read_only = File::open(dir.path().join(FILE_NAME)).expect("there");
+    let writable = std::mem::replace(&mut state.file, read_only);
+    let twice = [starting(3), starting(1), starting(4), starting(3)];
+    assert!(matches!(state.start(&twice), Err(StateError::Io { .. })));
+    state.file = writable;
+    for byte in [3, 4] {
+        let number = state.number(Direction::Outbound, fingerprint(byte));
+        assert!(matches!(number, Err(StateError::Unknown { .. })), "{byte}");
+    }
+    assert_eq!(state.records().count(), 2);
+    // In another order, so that they get other places.
+    let started = state.start(&[starting(4), starting(3)]).expect("written");
+    assert!(started.iter().all(|own| (own.from, own.until) == (1, 101)));
+    drop(state);
+    let state = StateFile::open(dir.path()).expect("whole");
+    for (byte, number) in [(1, 1), (3, 101), (4, 101)] {
+        let recorded = state.number(Direction::Outbound, fingerprint(byte));
+        assert_eq!(recorded.expect("known"), number, "{byte}");
+    }
+    assert_eq!(state.records().count(), 4);
+}
