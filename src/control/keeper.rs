@@ -4,7 +4,7 @@
 //! reads what was asked for before; and an answer says that what was asked for is on disk.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use tracing::error;
@@ -13,6 +13,10 @@ use crate::control::state::{Started, Starting, StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
 use crate::ipsec::traffic::Direction;
+
+/// Why nothing is started where the thread is no more.
+pub(super) const ENDED: &str =
+    "the thread that writes sequence numbers has ended: stop and start the gateway";
 
 /// A number of the SA in a slot, to be on disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,25 +141,25 @@ impl Keeper {
     }
 
     fn order(&self, order: Order) {
-        // The thread ends after this does.
-        let sent = self.orders.send(order);
-        debug_assert!(sent.is_ok(), "the thread is there");
+        // Where the thread has ended, who looks what was written is told.
+        let _ = self.orders.send(order);
     }
 
-    /// What became of what was asked for longest ago, if that is known.
-    pub(super) fn written(&self) -> Option<Written> {
-        self.written.try_recv().ok()
+    /// What became of what was asked for longest ago.
+    ///
+    /// # Errors
+    /// `Empty` where that is not known yet, `Disconnected` where the thread has ended and it never will be.
+    pub(super) fn written(&self) -> Result<Written, TryRecvError> {
+        self.written.try_recv()
     }
 
     /// As [`Self::written`], and waits for it; `None` where the thread has ended.
     pub(super) fn wait(&self) -> Option<Written> {
         self.written.recv().ok()
     }
-}
 
-impl Drop for Keeper {
-    /// When this returns, the file is closed.
-    fn drop(&mut self) {
+    /// Ends the thread: when this returns, the file is closed.
+    pub(super) fn end(&mut self) {
         // A starter may outlive this, so that the thread has to be told.
         let _ = self.orders.send(Order::Stop);
         if let Some(thread) = self.thread.take()
@@ -163,6 +167,12 @@ impl Drop for Keeper {
         {
             error!("the thread that writes sequence numbers has panicked");
         }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -191,7 +201,7 @@ impl Starter {
             unknown,
             answer,
         };
-        let ended = || StartError::NoState("the gateway is stopping".into());
+        let ended = || StartError::NoState(ENDED.into());
         orders.send(order).map_err(|_| ended())?;
         answered.recv().map_err(|_| ended())?
     }

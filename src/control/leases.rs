@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::control::keeper::{Keeper, Number, Starter, Written};
+use crate::control::keeper::{ENDED, Keeper, Number, Starter, Written};
 use crate::control::state::{StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
@@ -148,8 +149,15 @@ impl Leases {
     /// Takes in what is on disk by now, and sees to it that every lease that has to be is extended, and what was seen written: one
     /// sync for all. Waits for nothing. Call it many times a second.
     pub fn tick(&mut self, sad: &Sad, writer: &Writer) {
-        while let Some(written) = self.state.as_ref().ok().and_then(Keeper::written) {
-            self.take_in(written, (sad, writer));
+        while let Ok(keeper) = &self.state {
+            match keeper.written() {
+                Ok(written) => self.take_in(written, (sad, writer)),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    error!("{ENDED}; SAs stop at the end of their lease; please report this");
+                    self.state = Err(ENDED.into());
+                }
+            }
         }
         self.look_at_leases(sad, writer);
         self.look_at_marks(sad, writer);

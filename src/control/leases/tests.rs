@@ -124,7 +124,8 @@ impl Rig {
     /// Ticks until nothing is on its way, and only what was sent before is taken in.
     fn settle(&mut self) {
         while self.leases.in_flight {
-            if let Some(written) = self.leases.state.as_ref().ok().and_then(Keeper::written) {
+            let keeper = self.leases.state.as_ref().expect("open");
+            if let Ok(written) = keeper.written() {
                 self.leases.take_in(written, (&self.sad, &self.writer));
             }
         }
@@ -435,4 +436,26 @@ fn stop_takes_nothing_back_of_a_key_that_once_had_extended_numbers() {
     assert!(rig.sa(0).seq.peek().is_err());
     rig.finish();
     assert_eq!(rig.on_disk(OUTBOUND, 1), Some(used.number));
+}
+
+#[test]
+fn end_of_the_thread_that_writes_is_waited_for_by_nobody() {
+    let mut rig = Rig::new(1);
+    let (_, until) = rig.install(0, 1);
+    let starter = rig.leases.starter();
+    let highest = rig.use_up(0);
+    if let Ok(keeper) = &mut rig.leases.state {
+        // As if it had panicked.
+        keeper.end();
+    }
+    let none = starter.start(Vec::new(), Unknown::Declare);
+    assert!(matches!(none, Err(StartError::NoState(reason)) if reason == ENDED));
+    rig.tick();
+    assert!(!rig.leases.is_open());
+    assert!(rig.start(2, Unknown::Declare).is_err());
+    rig.tick();
+    rig.finish();
+    // What is on disk holds for what was used, and nothing more is.
+    assert_eq!((rig.leased(0), highest), (until, until - 1));
+    assert_eq!(rig.on_disk(OUTBOUND, 1), Some(until));
 }
