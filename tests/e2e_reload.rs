@@ -4,6 +4,7 @@
 
 mod testbed;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -337,5 +338,36 @@ fn change_that_is_not_confirmed_is_taken_back_with_its_sas() -> Result<()> {
     assert!(wait_until(PATIENCE, || add().is_ok()), "{:?}", add());
     assert_eq!(ping()?, 3, "{}", bed.west.log());
     assert_eq!(bed.west.site(), Site::West);
+    Ok(())
+}
+
+#[test]
+fn threads_that_write_numbers_and_read_policies_keep_off_the_workers() -> Result<()> {
+    let Some(bed) = Testbed::for_test(TunnelSpec::default())? else {
+        return Ok(());
+    };
+    let pid = bed.west.pid().unwrap_or_default();
+    let mut cores = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let name = fs::read_to_string(task.join("comm"))?;
+        let status = fs::read_to_string(task.join("status"))?;
+        let list = status.lines().find_map(|line| {
+            let list = line.strip_prefix("Cpus_allowed_list:")?;
+            Some(list.trim().to_owned())
+        });
+        cores.insert(name.trim().to_owned(), list);
+    }
+    let worker = cores.iter().find(|(name, _)| name.starts_with("worker-"));
+    assert!(worker.is_some(), "{cores:?}");
+    // With one core all share it.
+    if std::thread::available_parallelism()?.get() > 1 {
+        // This thread is the one that is kept off by itself.
+        let control = cores.get("simplon");
+        assert_ne!(control, worker.map(|(_, list)| list), "{cores:?}");
+        for name in ["state", "policy"] {
+            assert_eq!(cores.get(name), control, "{name}: {cores:?}");
+        }
+    }
     Ok(())
 }

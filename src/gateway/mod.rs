@@ -142,7 +142,6 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
         &policy.gateway.control_socket,
         policy.gateway.control_group.as_deref(),
     )?;
-    let leases = Leases::open(&policy);
     let eal = Eal::init(&EalConfig {
         name: policy.gateway.name.clone(),
         memory_mib: policy.gateway.memory_mib,
@@ -162,7 +161,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<Ending, GatewayError>
     let result = Host::new(&twins(&policy, &opened), &pool)
         .map_err(GatewayError::from)
         .and_then(|host| {
-            let sockets = (&mut socket, leases, host);
+            let sockets = (&mut socket, host);
             run_on(policy, options, (&eal, &pool), (&opened, &started), sockets)
         });
     // The order DPDK needs: workers are gone, so queues are; then ports stop and close, and every buffer is home.
@@ -211,8 +210,11 @@ fn run_on<'p>(
     options: &RunOptions,
     (eal, pool): (&'p Eal, &'p Mempool<'p>),
     (ports, started): (&[OpenPort], &'p [StartedPort<'p>]),
-    (socket, leases, host): (&mut ControlSocket, Leases, Host<'p>),
+    (socket, host): (&mut ControlSocket, Host<'p>),
 ) -> Result<Ending, GatewayError> {
+    // Before the threads are made that write numbers and read policies: each may run where this one may.
+    keep_off(&policy.gateway.workers);
+    let leases = Leases::open(&policy);
     let assembly = assemble(policy, leases, ports, started, (pool, eal.tsc_hz()));
     let in_force = assembly.in_force(options.policy.clone());
     let Assembly {
@@ -263,6 +265,7 @@ fn run_threads<'p>(
     let shared = Arc::clone(&control.shared);
     let stop = AtomicBool::new(false);
     let threads = eal.threads();
+    // Where the policy names all cores, this thread has those of workers that have nothing to poll.
     let cores: Vec<usize> = workers.iter().map(|(core, _)| *core).collect();
     keep_off(&cores);
     let served = std::thread::scope(|scope| {
