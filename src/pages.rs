@@ -11,9 +11,10 @@ const LARGE: usize = 2 << 20;
 
 /// So many bytes, zeroed, from the beginning of a page on; of a large one, where they fill one.
 pub(crate) struct Pages {
-    // INVARIANT: in `mapping`, which nobody else has.
+    // INVARIANT: in the mapping, which nobody else has.
     start: NonNull<u8>,
-    mapping: imp::Mapping,
+    /// Only ever dropped.
+    _mapping: imp::Mapping,
 }
 
 // SAFETY: it is memory, no more; who reaches it through `start` sees to that.
@@ -37,7 +38,10 @@ impl Pages {
         if is_large {
             imp::ask_for_large_pages(start, len / LARGE * LARGE);
         }
-        Self { start, mapping }
+        Self {
+            start,
+            _mapping: mapping,
+        }
     }
 
     /// Where they begin.
@@ -51,7 +55,7 @@ impl Pages {
 pub(crate) fn zeros(count: usize) -> &'static [AtomicU64] {
     let pages = Pages::new(count.saturating_mul(size_of::<AtomicU64>()));
     let start = pages.start().cast();
-    std::mem::forget(pages.mapping);
+    std::mem::forget(pages);
     // SAFETY: so many zeroed words, aligned as a page is, that are never freed.
     unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
 }
