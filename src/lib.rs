@@ -18,7 +18,6 @@ pub mod host;
 pub mod ids;
 pub mod ipsec;
 pub mod meta;
-mod pages;
 pub mod policy;
 pub mod rcu;
 mod sync;

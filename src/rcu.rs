@@ -8,7 +8,7 @@
 //! Readers that look at much of what is published ask for it ahead, by [`prefetch`]. And what is in slots lies side by side
 //! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages.
 //!
-//! With `pages`, where what is in slots lies, this is the only unsafe code outside `dpdk` and `crypto`.
+//! This, with the memory that what is in slots lies in ([`pages`]), is the only unsafe code outside `dpdk` and `crypto`.
 
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -19,8 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering as PlainOrdering};
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
 
-use crate::pages::Pages;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
+
+pub(crate) mod pages;
+
+use pages::Pages;
 
 /// A reader's slot before its first round and after its last: it holds nothing.
 const OFFLINE: u64 = u64::MAX;

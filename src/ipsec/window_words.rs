@@ -30,7 +30,7 @@ mod imp {
 
     use crossbeam_queue::SegQueue;
 
-    use crate::pages::zeros;
+    use crate::rcu::pages::zeros;
     use crate::sync::AtomicU64;
 
     /// Words of a cache line, the least that windows are apart.
