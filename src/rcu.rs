@@ -531,7 +531,7 @@ mod tests {
         assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (0, 198));
         assert!(writer.replace(&slots, 1, value(100)).is_ok());
         assert!(is_own(&slots, &writer, 1), "it is free again");
-        // A slot that outlives its writer and one that does not.
+        // What is in slots goes with them; what a reader may still hold is never freed by a writer that goes before it.
         drop(slots);
         drop(writer);
         assert_eq!(

@@ -30,7 +30,7 @@ use crate::worker::datapath::{Shared, Worker};
 use crate::worker::host::HostRings;
 use crate::worker::remake::Remake;
 
-/// Fewest slots for SA pairs: 8 bytes each in both directions.
+/// Fewest slots for SA pairs: in both directions a pointer each, and room for an SA that is memory only once one was in it.
 const LEAST_ROOM: usize = 1 << 16;
 
 /// Tables published, SAs in their slots, first leases on disk, workers with their lanes.
