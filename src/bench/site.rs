@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use super::BenchError;
 use super::config::{Config, Families, Outside};
-use crate::generator::Flow;
 use crate::generator::stream::Stream;
+use crate::generator::{Flow, Macs};
 use crate::ids::PortIndex;
 use crate::policy::{Policy, Secrets, Source, parse, render};
 
@@ -292,10 +292,9 @@ pub(super) fn stream(config: &Config, from: End) -> Stream {
             destination: address(from.other()),
             source_port: port,
         };
-        let arrives = Flow {
-            gateway_mac: HOST_MAC,
-            source_mac: ring_mac(0),
-            ..sent
+        let arrives = Macs {
+            destination: HOST_MAC,
+            source: ring_mac(0),
         };
         (sent, arrives)
     });
@@ -313,7 +312,7 @@ pub(super) fn outside_stream(config: &Config, outside: &Outside, own: [u8; 6]) -
             destination: outside.destination,
             source_port: FIRST_PORT.saturating_add(crate::bits::low_16((at % PORTS) as u64)),
         };
-        (flow, flow)
+        (flow, flow.macs())
     });
     Stream::new(1, outside.hops, flows).with_any_mac()
 }

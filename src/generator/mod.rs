@@ -41,7 +41,24 @@ pub struct Flow {
     pub source_port: u16,
 }
 
+/// The MAC addresses of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Macs {
+    /// Whom it goes to.
+    pub destination: [u8; 6],
+    /// Whom it comes from.
+    pub source: [u8; 6],
+}
+
 impl Flow {
+    /// The MAC addresses that it is sent with.
+    pub const fn macs(&self) -> Macs {
+        Macs {
+            destination: self.gateway_mac,
+            source: self.source_mac,
+        }
+    }
+
     /// Least length of an IP packet of this flow, in bytes.
     pub fn min_len(&self) -> usize {
         let ip = if self.source.is_ipv4() {
@@ -102,22 +119,26 @@ impl Flow {
                 ipv4::HEADER_LEN
             }
             (source, destination) => {
-                let octets = |address: IpAddr| match address {
-                    IpAddr::V6(address) => address.octets(),
-                    IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-                };
                 let header = Ipv6Header {
                     version_class_flow: [0x60, 0, 0, 0],
                     payload_len: total.saturating_sub(low_16(ipv6::HEADER_LEN as u64)).into(),
                     next_header: protocol::UDP,
                     hop_limit: HOP_LIMIT,
-                    source: octets(source),
-                    destination: octets(destination),
+                    source: octets_v6(source),
+                    destination: octets_v6(destination),
                 };
                 frame.extend_from_slice(header.as_bytes());
                 ipv6::HEADER_LEN
             }
         }
+    }
+}
+
+/// An address as IPv6 writes it.
+const fn octets_v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
     }
 }
 
