@@ -14,6 +14,7 @@ mod outside;
 mod path;
 pub mod report;
 mod rig;
+mod schedule;
 mod site;
 
 use std::sync::Arc;

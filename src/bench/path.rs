@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::schedule::Schedule;
 use crate::buf::PacketBuf;
 use crate::dpdk::burst::{Burst, CAPACITY};
 use crate::dpdk::lcore::tsc;
@@ -17,69 +18,6 @@ use crate::wire::ether;
 
 /// Bursts that a late sender catches up with at one time.
 const MAX_CATCH_UP: usize = 256;
-
-/// What one flow sends next.
-#[derive(Clone, Copy, Default)]
-struct FlowTurn {
-    count: u64,
-    size_at: u32,
-}
-
-/// Which packet is next: flows in turn, a train of each, and each flow through all sizes.
-pub(super) struct Schedule {
-    // INVARIANT: as many flows as turns, neither empty.
-    flows: Vec<u32>,
-    turns: Vec<FlowTurn>,
-    sizes: Arc<[u16]>,
-    train: usize,
-    at: usize,
-    left: usize,
-}
-
-impl Schedule {
-    /// Over `flows` (not empty), `train` packets of each in a row.
-    pub(super) fn new(flows: Vec<u32>, sizes: Arc<[u16]>, train: usize) -> Self {
-        let round = u32::try_from(sizes.len().max(1)).unwrap_or(1);
-        let turns = flows
-            .iter()
-            // So that flows which are sent one after another do not all begin with the same size.
-            .map(|flow| FlowTurn {
-                count: 0,
-                size_at: flow % round,
-            })
-            .collect();
-        Self {
-            flows,
-            turns,
-            sizes,
-            train: train.max(1),
-            at: 0,
-            left: train.max(1),
-        }
-    }
-
-    /// Flow, count within it, and size of the next packet.
-    #[inline]
-    fn next(&mut self) -> (u32, u64, u16) {
-        if self.left == 0 {
-            self.left = self.train;
-            self.at += 1;
-            if self.at >= self.flows.len() {
-                self.at = 0;
-            }
-        }
-        self.left -= 1;
-        let turn = &mut self.turns[self.at];
-        let size = self.sizes[turn.size_at as usize];
-        let count = turn.count;
-        turn.count += 1;
-        turn.size_at += 1;
-        if turn.size_at as usize >= self.sizes.len() {
-            turn.size_at = 0;
-        }
-        (self.flows[self.at], count, size)
-    }
-}
 
 /// A queue to send to, and what is sent there.
 pub(super) struct Outlet<'p> {
@@ -406,22 +344,6 @@ impl Source<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn schedule_gives_every_flow_every_size() {
-        let sizes: Arc<[u16]> = [46, 552, 1500].into();
-        let mut schedule = Schedule::new(vec![4, 5, 6], sizes, 2);
-        let packets: Vec<_> = (0..18).map(|_| schedule.next()).collect();
-        assert_eq!(
-            packets[..4],
-            [(4, 0, 552), (4, 1, 1500), (5, 0, 1500), (5, 1, 46)]
-        );
-        for flow in 4..7 {
-            let own: Vec<_> = packets.iter().filter(|packet| packet.0 == flow).collect();
-            assert!(own.iter().map(|packet| packet.1).eq(0..6));
-            assert_eq!(own.iter().filter(|packet| packet.2 == 1500).count(), 2);
-        }
-    }
 
     #[test]
     fn esp_is_told_from_other_frames() {

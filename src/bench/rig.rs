@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::BenchError;
 use super::config::{Config, Through};
 use super::line::{self, Line, LineResult, Mode, Run, Tap};
-use super::path::{Check, Outlet, Path, Schedule, Sink, Source};
+use super::path::{Check, Outlet, Path, Sink, Source};
+use super::schedule::{Schedule, Share};
 use super::site::{End, LAN, WAN};
 use crate::dpdk::eal::Eal;
 use crate::dpdk::mempool::Mempool;
@@ -92,7 +93,7 @@ pub(super) fn deal<'p>(
     }
     if split {
         for way in ways {
-            let share = (0..way.stream.flows()).collect();
+            let share = Share::all(way.stream.flows());
             rest.paths.push(path(config, pool, hz, way, share));
         }
         rest.taps.extend(taps);
@@ -109,7 +110,7 @@ pub(super) fn deal<'p>(
                 stream: Arc::clone(&way.stream),
                 esp: way.esp,
             };
-            let share = (at..way.stream.flows()).step_by(count).collect();
+            let share = Share::all(way.stream.flows()).part(at, count);
             line.paths.push(path(config, pool, hz, own, share));
         }
         line.taps.extend(taps.pop_front());
@@ -136,9 +137,8 @@ fn path<'p>(
     pool: &'p Mempool<'p>,
     hz: u64,
     way: Way<'p>,
-    share: Vec<usize>,
+    share: Share,
 ) -> Path<'p> {
-    let flow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     let sizes: Arc<[u16]> = config.traffic.sizes.round().into();
     let queues = way.tx.len();
     let (groups, spray) = match config.traffic.spray {
@@ -147,13 +147,11 @@ fn path<'p>(
     };
     let schedules = (0..groups)
         .map(|group| {
-            let flows: Vec<u32> = share
-                .iter()
-                .skip(group)
-                .step_by(groups)
-                .map(|at| flow(*at))
-                .collect();
-            Schedule::new(flows, Arc::clone(&sizes), config.traffic.train)
+            Schedule::new(
+                share.part(group, groups),
+                Arc::clone(&sizes),
+                config.traffic.train,
+            )
         })
         .collect();
     let outlets = way

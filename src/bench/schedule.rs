@@ -1,0 +1,178 @@
+//! Which packet is next.
+//!
+//! Nothing is kept for each flow, so that with as many flows as SAs the generator leaves the cache to the gateways that
+//! share its core.
+
+use std::sync::Arc;
+
+/// Every `step`-th flow of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    first: usize,
+    step: usize,
+    len: usize,
+}
+
+impl Share {
+    /// All of `flows`.
+    pub(super) fn all(flows: usize) -> Self {
+        Self {
+            first: 0,
+            step: 1,
+            len: flows,
+        }
+    }
+
+    /// Part `at` of `count` parts, to which flows are dealt out in turn.
+    pub(super) fn part(self, at: usize, count: usize) -> Self {
+        let count = count.max(1);
+        Self {
+            first: self.first + at * self.step,
+            step: self.step * count,
+            len: self.len.saturating_sub(at).div_ceil(count),
+        }
+    }
+
+    #[inline]
+    fn flow(self, place: usize) -> usize {
+        self.first + place * self.step
+    }
+}
+
+/// Flows in turn, a train of each, and each flow through all sizes.
+pub(super) struct Schedule {
+    share: Share,
+    // INVARIANT: not empty.
+    sizes: Arc<[u16]>,
+    train: usize,
+    /// Which flow of the share has its turn.
+    place: usize,
+    flow: usize,
+    /// Packets that each flow had before this round.
+    before: u64,
+    /// The same, as far as it tells which size is next.
+    sizes_before: usize,
+    size_at: usize,
+    /// Packets that the train still has.
+    left: usize,
+}
+
+impl Schedule {
+    /// Over the flows of `share`, `train` packets of each in a row.
+    pub(super) fn new(share: Share, sizes: Arc<[u16]>, train: usize) -> Self {
+        let mut schedule = Self {
+            share,
+            sizes,
+            train: train.max(1),
+            place: 0,
+            flow: 0,
+            before: 0,
+            sizes_before: 0,
+            size_at: 0,
+            left: 0,
+        };
+        schedule.begin_train();
+        schedule
+    }
+
+    /// Flow, count within it, and size of the next packet.
+    #[inline]
+    pub(super) fn next(&mut self) -> (u32, u64, u16) {
+        if self.left == 0 {
+            self.advance();
+        }
+        self.left -= 1;
+        let count = self.before + (self.train - 1 - self.left) as u64;
+        let size = self.sizes[self.size_at];
+        self.size_at += 1;
+        if self.size_at >= self.sizes.len() {
+            self.size_at = 0;
+        }
+        (crate::bits::low_32(self.flow as u64), count, size)
+    }
+
+    /// Goes on to the next flow.
+    #[inline]
+    fn advance(&mut self) {
+        self.place += 1;
+        if self.place >= self.share.len {
+            self.place = 0;
+            self.before += self.train as u64;
+            self.sizes_before = (self.sizes_before + self.train) % self.sizes.len();
+        }
+        self.begin_train();
+    }
+
+    #[inline]
+    fn begin_train(&mut self) {
+        self.left = self.train;
+        self.flow = self.share.flow(self.place);
+        // So that flows which are sent one after another do not all begin with the same size.
+        self.size_at = (self.flow + self.sizes_before) % self.sizes.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_gives_every_flow_every_size() {
+        let sizes: Arc<[u16]> = [46, 552, 1500].into();
+        let share = Share {
+            first: 4,
+            step: 1,
+            len: 3,
+        };
+        let mut schedule = Schedule::new(share, sizes, 2);
+        let packets: Vec<_> = (0..18).map(|_| schedule.next()).collect();
+        assert_eq!(
+            packets[..4],
+            [(4, 0, 552), (4, 1, 1500), (5, 0, 1500), (5, 1, 46)]
+        );
+        for flow in 4..7 {
+            let own: Vec<_> = packets.iter().filter(|packet| packet.0 == flow).collect();
+            assert!(own.iter().map(|packet| packet.1).eq(0..6));
+            assert_eq!(own.iter().filter(|packet| packet.2 == 1500).count(), 2);
+        }
+    }
+
+    #[test]
+    fn schedule_goes_on_for_each_flow_as_if_it_kept_its_count() {
+        for (flows, sizes, train) in [(1, 1, 1), (5, 12, 1), (7, 3, 5), (3, 4, 9), (12, 12, 12)] {
+            let sizes: Arc<[u16]> = (0..sizes).collect();
+            let mut schedule = Schedule::new(Share::all(flows), Arc::clone(&sizes), train);
+            let mut counts = vec![0usize; flows];
+            for _ in 0..4 {
+                for (flow, sent) in counts.iter_mut().enumerate() {
+                    for _ in 0..train {
+                        let size = sizes[(flow + *sent) % sizes.len()];
+                        let next = schedule.next();
+                        assert_eq!((next.0 as usize, next.2), (flow, size));
+                        assert_eq!(next.1, *sent as u64);
+                        *sent += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_parts_have_every_flow_once() {
+        let flows = |share: Share| (0..share.len).map(move |place| share.flow(place));
+        for count in 1..20 {
+            for (outer, inner) in [(1, 1), (1, 4), (3, 1), (3, 2)] {
+                let all = Share::all(count);
+                let mut dealt: Vec<_> = (0..outer)
+                    .flat_map(|at| {
+                        let part = all.part(at, outer);
+                        assert!(flows(part).eq((at..count).step_by(outer)));
+                        (0..inner).flat_map(move |at| flows(part.part(at, inner)))
+                    })
+                    .collect();
+                dealt.sort_unstable();
+                assert!(dealt.into_iter().eq(0..count));
+            }
+        }
+    }
+}
