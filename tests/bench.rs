@@ -144,6 +144,21 @@ fn sealing_alone_checks_a_sample_and_opening_alone_all() {
 }
 
 #[test]
+fn scattered_flows_lose_nothing_either() {
+    for through in ["seal", "open", "pair"] {
+        let (_, report) = report(&format!(
+            "--through {through} --order scattered --packets 50k --warmup 0 --sas 300 --flows 700 --train 3"
+        ));
+        let trial = &report.trials[0];
+        assert_eq!((trial.received, trial.lost), (trial.sent, 0), "{through}");
+        assert_eq!((trial.mismatched, trial.reordered), (0, 0), "{through}");
+        assert!(trial.checked > 0, "{through}");
+        assert_eq!(report.scenario.order, "scattered");
+        assert!(report.text().contains(", 700 flows, scattered"));
+    }
+}
+
+#[test]
 fn device_that_is_too_slow_is_seen_to_lose() {
     // Far more than any core seals and opens, so the rings overflow; nothing that arrives is broken for that.
     let (_, report) = report("--rate 500M --duration 0.1 --warmup 0 --repeat 1 --sizes 1420");
@@ -187,6 +202,7 @@ fn what_cannot_be_measured_is_refused_with_what_could() {
         ("--window 1000", "power of two"),
         ("--cores 0,0", "given twice"),
         ("--cores 4000", "core 4000 is not one"),
+        ("--order random", "[possible values: in-turn, scattered]"),
         ("--spray", "say --generator-core CORE"),
         ("--through open --rate 1k", "say --through pair"),
         ("--through seal --latency", "say --through pair"),

@@ -123,6 +123,25 @@ pub enum Length {
     Packets(u64),
 }
 
+/// In which order flows have their turns. Each has one in every round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// One after another, so that SAs lie in memory in the order in which they are needed.
+    InTurn,
+    /// Each far from the one before: no prefetcher of the processor guesses the next SA.
+    Scattered,
+}
+
+impl Order {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InTurn => "in-turn",
+            Self::Scattered => "scattered",
+        }
+    }
+}
+
 /// The traffic.
 #[derive(Clone, Debug)]
 pub struct Traffic {
@@ -136,6 +155,8 @@ pub struct Traffic {
     pub flows: usize,
     /// Packets of one flow that are sent in a row.
     pub train: usize,
+    /// In which order flows have their turns.
+    pub order: Order,
     /// Both ways at a time.
     pub both_ways: bool,
     /// Deal the packets of a flow out to all workers, instead of one worker a flow.

@@ -97,6 +97,7 @@ fn scenario(config: &Config) -> Scenario {
         sas: traffic.sas,
         flows: traffic.flows,
         train: traffic.train,
+        order: traffic.order.name().into(),
         both_ways: traffic.both_ways,
         spray: traffic.spray,
         cipher: gateways.cipher.name().into(),

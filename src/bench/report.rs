@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 
+use super::config::Order;
+
 /// Everything that was measured.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub struct Report {
@@ -72,6 +74,8 @@ pub struct Scenario {
     pub flows: usize,
     /// Packets of one flow in a row.
     pub train: usize,
+    /// In which order flows have their turns: `in-turn` or `scattered`.
+    pub order: String,
     /// Both ways at a time.
     pub both_ways: bool,
     /// Bursts of a flow go to all workers in turn.
@@ -383,11 +387,16 @@ impl Report {
             ),
         };
         format!(
-            "{place}; sizes {} (mean {:.1}), {}, {} flows{}{}\n{cores}; TSC {:.0} MHz, AES-GCM {}, {}\n\n",
+            "{place}; sizes {} (mean {:.1}), {}, {} flows{}{}{}\n{cores}; TSC {:.0} MHz, AES-GCM {}, {}\n\n",
             scenario.sizes,
             scenario.mean_size,
             scenario.families.join(" "),
             scenario.flows,
+            if scenario.order == Order::Scattered.name() {
+                ", scattered"
+            } else {
+                ""
+            },
             if scenario.both_ways {
                 ", both ways"
             } else {

@@ -150,7 +150,7 @@ fn path<'p>(
             Schedule::new(
                 share.part(group, groups),
                 Arc::clone(&sizes),
-                config.traffic.train,
+                (config.traffic.train, config.traffic.order),
             )
         })
         .collect();

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::config::Order;
+
 /// Every `step`-th flow of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
@@ -39,12 +41,15 @@ impl Share {
     }
 }
 
-/// Flows in turn, a train of each, and each flow through all sizes.
+/// A train of each flow by turns, and each flow through all sizes.
 pub(super) struct Schedule {
     share: Share,
     // INVARIANT: not empty.
     sizes: Arc<[u16]>,
     train: usize,
+    // INVARIANT: it and the share's length have no divisor in common, so that each flow has one turn before the first
+    // has its next.
+    stride: usize,
     /// Which flow of the share has its turn.
     place: usize,
     flow: usize,
@@ -58,12 +63,16 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Over the flows of `share`, `train` packets of each in a row.
-    pub(super) fn new(share: Share, sizes: Arc<[u16]>, train: usize) -> Self {
+    /// Over the flows of `share` in `order`, `train` packets of each in a row.
+    pub(super) fn new(share: Share, sizes: Arc<[u16]>, (train, order): (usize, Order)) -> Self {
         let mut schedule = Self {
             share,
             sizes,
             train: train.max(1),
+            stride: match order {
+                Order::InTurn => 1,
+                Order::Scattered => far_stride(share.len),
+            },
             place: 0,
             flow: 0,
             before: 0,
@@ -94,9 +103,11 @@ impl Schedule {
     /// Goes on to the next flow.
     #[inline]
     fn advance(&mut self) {
-        self.place += 1;
+        self.place += self.stride;
         if self.place >= self.share.len {
-            self.place = 0;
+            self.place -= self.share.len;
+        }
+        if self.place == 0 {
             self.before += self.train as u64;
             self.sizes_before = (self.sizes_before + self.train) % self.sizes.len();
         }
@@ -112,6 +123,23 @@ impl Schedule {
     }
 }
 
+/// A stride through `len` flows that leads to each of them once, and a long time to none that is near one before: the
+/// golden ratio's part of `len`, or the next that has no divisor in common with it.
+fn far_stride(len: usize) -> usize {
+    let least = (len * 618_034 / 1_000_000).max(1);
+    (least..len)
+        .find(|stride| common_divisor(*stride, len) == 1)
+        .unwrap_or(1)
+}
+
+/// The greatest.
+fn common_divisor(mut a: usize, mut b: usize) -> usize {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,7 +152,7 @@ mod tests {
             step: 1,
             len: 3,
         };
-        let mut schedule = Schedule::new(share, sizes, 2);
+        let mut schedule = Schedule::new(share, sizes, (2, Order::InTurn));
         let packets: Vec<_> = (0..18).map(|_| schedule.next()).collect();
         assert_eq!(
             packets[..4],
@@ -141,7 +169,8 @@ mod tests {
     fn schedule_goes_on_for_each_flow_as_if_it_kept_its_count() {
         for (flows, sizes, train) in [(1, 1, 1), (5, 12, 1), (7, 3, 5), (3, 4, 9), (12, 12, 12)] {
             let sizes: Arc<[u16]> = (0..sizes).collect();
-            let mut schedule = Schedule::new(Share::all(flows), Arc::clone(&sizes), train);
+            let share = Share::all(flows);
+            let mut schedule = Schedule::new(share, Arc::clone(&sizes), (train, Order::InTurn));
             let mut counts = vec![0usize; flows];
             for _ in 0..4 {
                 for (flow, sent) in counts.iter_mut().enumerate() {
@@ -154,6 +183,44 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn scattered_flows_have_one_turn_a_round_with_the_packets_they_have_in_turn() {
+        let sizes: Arc<[u16]> = [46, 552, 1500].into();
+        for len in (1..200).chain([1000, 4096, 60_000]) {
+            let share = Share {
+                first: 3,
+                step: 4,
+                len,
+            };
+            let [mut in_turn, mut scattered] = [Order::InTurn, Order::Scattered]
+                .map(|order| Schedule::new(share, Arc::clone(&sizes), (2, order)));
+            for _ in 0..3 {
+                let round = |schedule: &mut Schedule| -> Vec<_> {
+                    (0..2 * len).map(|_| schedule.next()).collect()
+                };
+                let (mut wanted, mut found) = (round(&mut in_turn), round(&mut scattered));
+                assert!(found.chunks(2).all(|train| train[0].0 == train[1].0));
+                wanted.sort_unstable();
+                found.sort_unstable();
+                assert_eq!(found, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn scattered_flows_are_far_from_those_before() {
+        let len = 60_000;
+        let order = Order::Scattered;
+        let mut schedule = Schedule::new(Share::all(len), [64].into(), (1, order));
+        let flows: Vec<_> = (0..len).map(|_| schedule.next().0).collect();
+        for (at, flow) in flows.iter().enumerate() {
+            let near = flows[at.saturating_sub(200)..at]
+                .iter()
+                .any(|before| before.abs_diff(*flow) < 100);
+            assert!(!near, "turn {at}, flow {flow}");
         }
     }
 

@@ -13,7 +13,7 @@ use signal_hook::flag;
 use super::{Failure, log, parse_cipher, print};
 use crate::bench;
 use crate::bench::config::{
-    Config, Cores, Families, Gateways, Goals, Length, Outside, Rate, Through, Traffic,
+    Config, Cores, Families, Gateways, Goals, Length, Order, Outside, Rate, Through, Traffic,
 };
 use crate::crypto::aead::Cipher;
 use crate::dpdk::allowed_cores;
@@ -116,6 +116,9 @@ pub(super) struct BenchArgs {
         help_heading = "Traffic"
     )]
     train: usize,
+    /// Which flow has the next turn
+    #[arg(long, value_enum, default_value_t = OrderArg::InTurn, help_heading = "Traffic")]
+    order: OrderArg,
     /// Traffic both ways at a time
     #[arg(long, help_heading = "Traffic")]
     both_ways: bool,
@@ -216,6 +219,14 @@ enum ThroughArg {
     Pair,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OrderArg {
+    /// The one after, so that SAs are needed in the order in which they lie in memory
+    InTurn,
+    /// One far away, which no prefetcher of the processor guesses; each still has one turn a round
+    Scattered,
+}
+
 pub(super) fn bench(args: BenchArgs) -> Result<(), Failure> {
     let json = args.json;
     let config = config(args);
@@ -253,6 +264,10 @@ fn config(args: BenchArgs) -> Config {
             sas: args.sas,
             flows,
             train: args.train,
+            order: match args.order {
+                OrderArg::InTurn => Order::InTurn,
+                OrderArg::Scattered => Order::Scattered,
+            },
             both_ways: args.both_ways,
             spray: args.spray,
         },
