@@ -6,7 +6,8 @@
 //! allocate, never free and never wait.
 //!
 //! Readers that look at much of what is published ask for it ahead, by [`prefetch`]. And what is in slots lies side by side
-//! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages.
+//! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages; one bit a slot says that its
+//! value is where it nearly always is, and of all slots these fit the nearest cache.
 //!
 //! This, with the memory that what is in slots lies in ([`pages`]), is the only unsafe code outside `dpdk` and `crypto`.
 
@@ -155,9 +156,17 @@ impl<T> Cells<T> {
         })
     }
 
+    fn start(&self) -> *mut T {
+        self.pages.start().as_ptr().cast()
+    }
+
     fn cell(&self, at: usize) -> Option<*mut T> {
-        let start = self.pages.start().as_ptr().cast::<T>();
-        (at < self.count).then(|| start.wrapping_add(at))
+        (at < self.count).then(|| self.start().wrapping_add(at))
+    }
+
+    /// Where slot `slot` has its value but while readers hold the one before.
+    fn own_cell(&self, slot: usize) -> Option<*mut T> {
+        self.own.get(slot).and_then(|_| self.cell(slot))
     }
 
     /// Moves the value for a slot into the slot's own cell, or another where that is in use; it stays on the heap where all are.
@@ -241,14 +250,17 @@ impl Writer {
         Slots {
             domain: Arc::clone(&self.domain),
             cells: Cells::new(count),
+            in_own: (0..count.div_ceil(WORD))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             slots: (0..count)
                 .map(|_| AtomicPtr::new(ptr::null_mut()))
                 .collect(),
         }
     }
 
-    /// Puts `value` into slot `index` of `slots`, or empties it. One pointer store, whatever else is there; what was in
-    /// the slot is freed by a later [`Self::reclaim`].
+    /// Puts `value` into slot `index` of `slots`, or empties it. One pointer store and one bit, whatever else is there; what
+    /// was in the slot is freed by a later [`Self::reclaim`].
     ///
     /// # Errors
     /// Gives `value` back where there is no such slot or the slots belong to another writer.
@@ -267,7 +279,18 @@ impl Writer {
         let new = value.map_or(ptr::null_mut(), |value| {
             slots.cells.place(index, value).into_raw()
         });
+        // Cleared before the pointer changes and set after it, so that no reader finds the old value again once it has seen
+        // the new. One that is in between goes by the pointer, and to the old value by a bit that it loaded before, which
+        // waits for it as if found by the pointer. A bit is never set while its cell may hold another value: the cell was
+        // free, so every reader has entered since it was cleared. That is why all of it comes before the generation.
+        let is_in_own = slots.cells.own_cell(index) == Some(new);
+        if !is_in_own {
+            slots.set_in_own(index, false);
+        }
         let old = slot.swap(new, Ordering::AcqRel);
+        if is_in_own {
+            slots.set_in_own(index, true);
+        }
         let generation = self
             .domain
             .generation
@@ -315,12 +338,20 @@ impl Drop for Writer {
     }
 }
 
+/// Bits of a word.
+const WORD: usize = 64;
+
 /// A fixed array of values, each of which the writer can replace while readers read.
 pub struct Slots<T> {
     domain: Arc<Domain>,
     cells: Arc<Cells<T>>,
     // INVARIANT: each is null or came from `Placed::into_raw`, and is owned by its slot.
     slots: Box<[AtomicPtr<T>]>,
+    /// For each slot a bit, lowest first, by which a reader need not load the pointer to know it.
+    // INVARIANT: a bit is set only after its slot was given a value in its own cell, and cleared before the generation grows
+    // from which on that value may be freed. So a reader that finds it set may borrow from the cell for the rest of its
+    // round, whatever the slot holds by then. None is set beyond the last slot, or where there are no cells.
+    in_own: Box<[AtomicU64]>,
 }
 
 impl<T> Slots<T> {
@@ -337,59 +368,60 @@ impl<T> Slots<T> {
     /// What slot `index` holds; `None` where it is empty, does not exist, or the guard is of another domain.
     #[inline]
     pub fn get<'g>(&'g self, guard: &'g Guard<'_>, index: usize) -> Option<&'g T> {
-        if !ptr::eq(guard.domain, &raw const *self.domain) {
-            return None;
-        }
-        let value = self.slots.get(index)?.load(Ordering::Acquire);
-        // SAFETY: null, or a value the writer put there by `Placed::into_raw`. It is freed only after every reader of this
-        // domain has entered a later round, and `guard`, which this borrow cannot outlive, keeps its reader from that.
-        unsafe { value.as_ref() }
+        self.view(guard).get(index)
     }
 
     /// All slots, to be read during the round of `guard`; none where it is of another domain.
     #[inline]
     pub fn view<'g>(&'g self, guard: &'g Guard<'_>) -> SlotsView<'g, T> {
-        let slots: &[AtomicPtr<T>] = if ptr::eq(guard.domain, &raw const *self.domain) {
-            &self.slots
-        } else {
-            &[]
-        };
-        SlotsView {
-            slots,
-            cells: &self.cells,
-        }
+        self.view_if(ptr::eq(guard.domain, &raw const *self.domain))
     }
 
     /// The same for the owner of the writer: the thread that alone can free.
     pub fn get_owned<'w>(&'w self, writer: &'w Writer, index: usize) -> Option<&'w T> {
-        if !Arc::ptr_eq(&writer.domain, &self.domain) {
-            return None;
-        }
-        let value = self.slots.get(index)?.load(Ordering::Acquire);
-        // SAFETY: as in `get`; freeing needs `&mut Writer`, which this borrow of the writer excludes.
-        unsafe { value.as_ref() }
+        self.view_owned(writer).get(index)
     }
 
     /// As [`Self::view`], for the owner of the writer.
     pub fn view_owned<'w>(&'w self, writer: &'w Writer) -> SlotsView<'w, T> {
-        let slots: &[AtomicPtr<T>] = if Arc::ptr_eq(&writer.domain, &self.domain) {
-            &self.slots
-        } else {
-            &[]
+        self.view_if(Arc::ptr_eq(&writer.domain, &self.domain))
+    }
+
+    /// All slots, or none; whoever calls it sees to the view's invariant.
+    #[inline]
+    fn view_if(&self, is_of_domain: bool) -> SlotsView<'_, T> {
+        let (slots, in_own): (&[AtomicPtr<T>], &[AtomicU64]) = match is_of_domain {
+            true => (&self.slots, &self.in_own),
+            false => (&[], &[]),
         };
         SlotsView {
+            in_own,
+            cells: self.cells.start(),
             slots,
-            cells: &self.cells,
         }
+    }
+
+    /// Says whether the value of slot `index` is in its own cell. Others share the word, and are left as they are.
+    fn set_in_own(&self, index: usize, is_in_own: bool) {
+        let Some(word) = self.in_own.get(index / WORD) else {
+            return;
+        };
+        let bit = 1 << (index % WORD);
+        match is_in_own {
+            true => word.fetch_or(bit, Ordering::AcqRel),
+            false => word.fetch_and(!bit, Ordering::AcqRel),
+        };
     }
 }
 
 /// The slots as one reader sees them during one round.
 pub struct SlotsView<'g, T> {
-    // INVARIANT: slots of the domain of a guard, or of a writer borrowed, that lives for `'g`.
+    // INVARIANT: of slots of the domain of a guard, or of a writer borrowed, that lives for `'g`; both are empty where the
+    // domain is another.
+    in_own: &'g [AtomicU64],
     slots: &'g [AtomicPtr<T>],
-    /// To ask for, and for nothing else.
-    cells: &'g Cells<T>,
+    /// The first of their cells, where they have any.
+    cells: *const T,
 }
 
 impl<T> Clone for SlotsView<'_, T> {
@@ -404,22 +436,26 @@ impl<'g, T> SlotsView<'g, T> {
     /// What slot `index` holds; `None` where it is empty or does not exist.
     #[inline]
     pub fn get(self, index: usize) -> Option<&'g T> {
+        let word = self.in_own.get(index / WORD)?.load(Ordering::Acquire);
+        if word >> (index % WORD) & 1 != 0 {
+            let value = self.cells.wrapping_add(index);
+            // SAFETY: the slot's own cell, with a value that is freed only after every reader of this domain has entered a
+            // later round (INVARIANT of `in_own`). `'g` is a borrow of a guard, which keeps its reader from that, or of the
+            // writer, which alone frees and needs `&mut` for it (INVARIANT).
+            return Some(unsafe { &*value });
+        }
         let value = self.slots.get(index)?.load(Ordering::Acquire);
-        // SAFETY: as in `Slots::get`, whose check of the guard `Slots::view` has made, and `'g` is a borrow of that guard; or
-        // as in `Slots::get_owned`, whose check `Slots::view_owned` has made, and `'g` is a borrow of the writer.
+        // SAFETY: null, or a value the writer put there by `Placed::into_raw`, which is freed no earlier, and `'g` is what it
+        // is above.
         unsafe { value.as_ref() }
     }
 
-    /// Asks for the cache line of slot `index` itself, and for the first `lines` of what it nearly always holds.
+    /// Asks for the first `lines` cache lines of what slot `index` nearly always holds.
     #[inline]
     pub fn prefetch(self, index: usize, lines: usize) {
-        if let Some(slot) = self.slots.get(index) {
-            prefetch(slot);
-        }
-        if let Some(cell) = self.cells.cell(index) {
-            for line in 0..lines {
-                prefetch_line(cell.cast(), line);
-            }
+        let cell = self.cells.wrapping_add(index).cast();
+        for line in 0..lines {
+            prefetch_line(cell, line);
         }
     }
 }
@@ -517,12 +553,16 @@ mod tests {
             let value = slots.get_owned(writer, at).map(ptr::from_ref);
             value == slots.cells.cell(at).map(<*mut Counted>::cast_const)
         };
+        let has_bit = |slots: &Slots<Counted>, at: usize| {
+            slots.in_own[at / WORD].load(Ordering::SeqCst) >> (at % WORD) & 1 == 1
+        };
         readers[0].enter();
         // Nothing of it can be freed, so that there are more than cells.
         for n in 0..100 {
             for at in 0..2 {
                 assert!(writer.replace(&slots, at, value(n)).is_ok());
                 assert_eq!(is_own(&slots, &writer, at), n == 0);
+                assert_eq!(has_bit(&slots, at), n == 0);
                 assert_eq!(slots.get_owned(&writer, at).map(|v| v.1), Some(n));
             }
         }
@@ -531,6 +571,7 @@ mod tests {
         assert_eq!((writer.reclaim(), drops.load(Ordering::SeqCst)), (0, 198));
         assert!(writer.replace(&slots, 1, value(100)).is_ok());
         assert!(is_own(&slots, &writer, 1), "it is free again");
+        assert!(has_bit(&slots, 1) && !has_bit(&slots, 0));
         // What is in slots goes with them; what a reader may still hold is never freed by a writer that goes before it.
         drop(slots);
         drop(writer);
@@ -539,6 +580,36 @@ mod tests {
             200,
             "one waits for its reader"
         );
+    }
+
+    #[test]
+    fn every_slot_holds_what_it_was_given_last() {
+        const SLOTS: usize = 2 * WORD + 3;
+        let (mut writer, mut readers) = domain(1);
+        let slots = writer.slots(SLOTS);
+        let units = writer.slots::<()>(SLOTS);
+        let mut holds = [None; SLOTS];
+        for step in 0..20 * SLOTS {
+            let index = step * 61 % SLOTS;
+            let value = (step % 5 != 0).then_some(step);
+            assert!(writer.replace(&slots, index, value.map(Box::new)).is_ok());
+            let unit = value.map(|_| Box::new(()));
+            assert!(writer.replace(&units, index, unit).is_ok());
+            holds[index] = value;
+            if step % 7 == 0 {
+                readers[0].enter();
+                writer.reclaim();
+            }
+            let guard = readers[0].enter();
+            let (view, units) = (slots.view(&guard), units.view(&guard));
+            for (index, value) in holds.iter().enumerate() {
+                assert_eq!(view.get(index), value.as_ref());
+                assert_eq!(units.get(index).is_some(), value.is_some());
+            }
+            for beyond in [SLOTS, 3 * WORD - 1, 3 * WORD, usize::MAX] {
+                assert_eq!(view.get(beyond), None);
+            }
+        }
     }
 
     #[test]
@@ -584,13 +655,17 @@ mod models {
     // SAFETY: nothing is ever read or written through the cell; loom alone keeps track of who would have.
     unsafe impl Sync for Cell {}
 
-    struct Canary(Arc<Cell>);
+    struct Canary(Arc<Cell>, u32);
 
     impl Canary {
         fn new() -> Box<Self> {
+            Self::numbered(0)
+        }
+
+        fn numbered(number: u32) -> Box<Self> {
             let cell = Cell(UnsafeCell::new(()));
             cell.0.with_mut(|_| ());
-            Box::new(Self(Arc::new(cell)))
+            Box::new(Self(Arc::new(cell), number))
         }
     }
 
@@ -627,6 +702,52 @@ mod models {
         assert_eq!(writer.reclaim(), 0);
     }
 
+    /// A reader makes two rounds, while the writer gives a slot the second of two values in another cell than its own, the
+    /// third in its own again if the first could be freed, and then empties it. Its neighbour, of the same word, changes too.
+    /// Returns whether the third was in the slot's own cell.
+    fn race_for_own_cell() -> bool {
+        const LAST: u32 = 3;
+        let (mut writer, mut readers) = domain(1);
+        let slots = Arc::new(writer.slots(2));
+        // Nothing that the model has to try out.
+        let is_free = || !slots.cells.own[1].load(PlainOrdering::Relaxed);
+        assert!(is_free());
+        assert!(writer.replace(&slots, 1, Some(Canary::numbered(1))).is_ok());
+        assert!(!is_free());
+        let mut reader = readers.pop().expect("one reader");
+        let theirs = Arc::clone(&slots);
+        let worker = loom::thread::spawn(move || {
+            let mut newest = 0;
+            for _ in 0..2 {
+                let guard = reader.enter();
+                let canary = theirs.get(&guard, 1);
+                let number = canary.map_or(LAST + 1, |canary| canary.1);
+                assert!(number >= newest, "{number} after {newest}");
+                newest = number;
+                if let Some(canary) = canary {
+                    let cell = Arc::clone(&canary.0);
+                    cell.0.with(|_| ());
+                    loom::thread::yield_now();
+                    cell.0.with(|_| ());
+                }
+            }
+        });
+        assert!(writer.replace(&slots, 1, Some(Canary::numbered(2))).is_ok());
+        writer.reclaim();
+        let is_own_again = is_free();
+        assert!(
+            writer
+                .replace(&slots, 1, Some(Canary::numbered(LAST)))
+                .is_ok()
+        );
+        assert!(writer.replace(&slots, 0, Some(Canary::new())).is_ok());
+        assert!(writer.replace(&slots, 1, None).is_ok());
+        writer.reclaim();
+        worker.join().expect("worker");
+        assert_eq!(writer.reclaim(), 0);
+        is_own_again
+    }
+
     #[test]
     fn reader_never_sees_a_freed_value() {
         loom::model(|| race(2, 1));
@@ -635,5 +756,23 @@ mod models {
     #[test]
     fn reader_never_sees_a_freed_value_among_several() {
         loom::model(|| race(2, 2));
+    }
+
+    #[test]
+    fn reader_never_sees_what_a_cell_held_before() {
+        let reused = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&reused);
+        // All orders would take minutes.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            if race_for_own_cell() {
+                noted.store(true, PlainOrdering::Relaxed);
+            }
+        });
+        assert!(
+            reused.load(PlainOrdering::Relaxed),
+            "no order of events that is of interest"
+        );
     }
 }

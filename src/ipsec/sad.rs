@@ -72,8 +72,7 @@ impl<'g> SadView<'g> {
         self.inbound.get(slot.index())
     }
 
-    /// Asks for the cache line that says where the outbound SA in `slot` is, and for what a packet needs of it where it most
-    /// likely is.
+    /// Asks for what a packet needs of the outbound SA in `slot`, where it most likely is.
     #[inline]
     pub fn prefetch_outbound(&self, slot: SaIndex) {
         self.outbound.prefetch(slot.index(), HOT_LINES);
