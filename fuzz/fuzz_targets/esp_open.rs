@@ -11,7 +11,9 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use rig::{End, Family, Keying, Outcome, Rig, Shape, internet_checksum};
-use simplon::crypto::aead::{Aad, AeadKey, Cipher, KeyMaterial, SealJob, seal_burst};
+use simplon::crypto::aead::{
+    Aad, AeadKey, Cipher, KeyMaterial, SALT_LEN, SealJob, nonce, seal_burst,
+};
 use simplon::drop::DropReason;
 use zeroize::Zeroizing;
 
@@ -21,6 +23,7 @@ struct Victim {
     rig: Rig,
     spi: u32,
     key: AeadKey,
+    salt: [u8; SALT_LEN],
     seq: u64,
 }
 
@@ -38,6 +41,7 @@ fn victims() -> Vec<Victim> {
             shape,
             spi,
             key: AeadKey::new(&key),
+            salt: key.salt(),
             seq: 0,
         }
     };
@@ -59,7 +63,7 @@ impl Victim {
         let mut text = [plain, &[0; 16]].concat();
         seal_burst(&mut [SealJob {
             key: &self.key,
-            nonce: self.key.nonce(iv),
+            nonce: nonce(self.salt, iv),
             aad: Aad::extended(self.spi, self.seq),
             text: &mut text,
             sealed: false,
