@@ -19,8 +19,8 @@ use aes_gcm::aes::Aes192;
 use aes_gcm::aes::cipher::consts::U12;
 use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm};
 use simplon::crypto::aead::{
-    Aad, AeadKey, Cipher, ICV_LEN, KeyMaterial, NONCE_LEN, OpenJob, SALT_LEN, SealJob, open_burst,
-    seal_burst,
+    Aad, AeadKey, Cipher, ICV_LEN, KeyMaterial, KeyRef, NONCE_LEN, OpenJob, SALT_LEN, SealJob,
+    open_burst, seal_burst,
 };
 use simplon::crypto::tier::Tier;
 use zeroize::Zeroizing;
@@ -79,7 +79,7 @@ impl Message {
         )
     }
 
-    fn aead_key(&self, tier: Tier) -> AeadKey {
+    fn material(&self) -> KeyMaterial {
         let cipher = Cipher::ALL
             .into_iter()
             .find(|cipher| cipher.key_len() == self.key.len())
@@ -87,8 +87,11 @@ impl Message {
         let mut material = self.key.clone();
         // The salt's only use is to build nonces, which are given whole here.
         material.extend([0; SALT_LEN]);
-        let material = KeyMaterial::new(cipher, Zeroizing::new(material)).expect("length");
-        AeadKey::for_tier(&material, tier).expect("an available tier")
+        KeyMaterial::new(cipher, Zeroizing::new(material)).expect("length")
+    }
+
+    fn aead_key(&self, tier: Tier) -> AeadKey {
+        AeadKey::for_tier(&self.material(), tier).expect("an available tier")
     }
 
     fn aad(&self) -> Aad {
@@ -155,8 +158,8 @@ impl Keys {
         Self(keys)
     }
 
-    fn get(&self, (message, tier): Tiered<'_>) -> &AeadKey {
-        &self.0[&(message.key.clone(), tier)]
+    fn get(&self, (message, tier): Tiered<'_>) -> KeyRef<'_> {
+        self.0[&(message.key.clone(), tier)].get()
     }
 }
 

@@ -35,7 +35,7 @@ fn seal_all(key: &AeadKey, len: usize, memory: &mut [u8]) -> bool {
     let slots = memory.chunks_exact_mut(stride(len)).enumerate();
     let mut jobs: Vec<_> = slots
         .map(|(at, slot)| SealJob {
-            key,
+            key: key.get(),
             nonce: nonce(at),
             aad: aad(at),
             text: &mut slot[50..50 + len + ICV_LEN],
@@ -50,7 +50,7 @@ fn open_all(key: &AeadKey, len: usize, memory: &mut [u8]) -> bool {
     let slots = memory.chunks_exact_mut(stride(len)).enumerate();
     let mut jobs: Vec<_> = slots
         .map(|(at, slot)| OpenJob {
-            key,
+            key: key.get(),
             nonce: nonce(at),
             aad: aad(at),
             text: &mut slot[50..50 + len + ICV_LEN],

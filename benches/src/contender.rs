@@ -120,7 +120,7 @@ impl Contender for Simplon {
             .texts(packets)
             .zip(packets)
             .map(|(text, packet)| SealJob {
-                key: &self.keys[packet.key].key,
+                key: self.keys[packet.key].key.get(),
                 nonce: packet.nonce,
                 aad: aad(packet),
                 text,
@@ -136,7 +136,7 @@ impl Contender for Simplon {
             .texts(packets)
             .zip(packets)
             .map(|(text, packet)| OpenJob {
-                key: &self.keys[packet.key].key,
+                key: self.keys[packet.key].key.get(),
                 nonce: packet.nonce,
                 aad: aad(packet),
                 text,

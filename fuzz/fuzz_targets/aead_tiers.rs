@@ -130,7 +130,7 @@ fn seal(keys: &[[AeadKey; KEYS]; 3], packets: &[Packet], plain: &[Vec<u8>]) -> V
         .iter()
         .zip(&mut texts)
         .map(|(packet, text)| SealJob {
-            key: &keys[packet.cipher][packet.key],
+            key: keys[packet.cipher][packet.key].get(),
             nonce: packet.nonce,
             aad: packet.aad,
             text: text.get(),
@@ -152,7 +152,7 @@ fn open(
         .iter()
         .zip(&mut texts)
         .map(|(packet, text)| OpenJob {
-            key: &keys[packet.cipher][packet.key],
+            key: keys[packet.cipher][packet.key].get(),
             nonce: packet.nonce,
             aad: packet.aad,
             text: text.get(),

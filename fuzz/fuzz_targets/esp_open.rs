@@ -62,7 +62,7 @@ impl Victim {
         let iv = self.seq.to_be_bytes();
         let mut text = [plain, &[0; 16]].concat();
         seal_burst(&mut [SealJob {
-            key: &self.key,
+            key: self.key.get(),
             nonce: nonce(self.salt, iv),
             aad: Aad::extended(self.spi, self.seq),
             text: &mut text,

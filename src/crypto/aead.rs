@@ -23,7 +23,7 @@ use super::gcm::avx512::HasAvx512;
 #[cfg(target_arch = "x86_64")]
 use super::gcm::avx512_lanes::{self, Kind};
 #[cfg(target_arch = "x86_64")]
-use super::gcm::key::{GcmKey, LaneKey};
+use super::gcm::key::GcmKey;
 use super::portable::PortableKey;
 use super::tier::Tier;
 use crate::rcu::prefetch_line;
@@ -196,38 +196,52 @@ fn fingerprint(cipher: Cipher, key: &[u8]) -> KeyFingerprint {
     KeyFingerprint(out)
 }
 
-/// An expanded key, ready for packets. Zeroised when dropped, never printed.
-///
-/// One cache line, which is all that a short text wants of it among packets of other keys, in the best tier. What it is expanded
-/// to lies apart, so that the first lines of many keys lie side by side.
-#[repr(C, align(64))]
-pub struct AeadKey {
-    #[cfg(target_arch = "x86_64")]
-    lane: LaneKey,
-    /// Whether its last round keys lie beyond those of AES-128.
-    is_long: bool,
-    expanded: Box<Expanded>,
+/// What a short text wants of a key among packets of other keys, in the best tier: so little that it fits beside what else is read
+/// of an SA. Zeroised when dropped, never printed.
+#[repr(C)]
+pub struct NearKey {
+    /// The key as it was given, the first half of it where it has 256 bits; zero where there is no lane for it.
+    first_half: [u8; 16],
+    lane: Lane,
 }
 
-#[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<AeadKey>() == 64);
+const _: () = assert!(size_of::<NearKey>() == 17 && align_of::<NearKey>() == 1);
 
-/// The key in the form that its tier wants.
+/// Whether a key can be one of four in step, which expand it while they go.
+#[derive(Clone, Copy)]
+pub(super) enum Lane {
+    /// It cannot: it is for other kernels, or of 192 bits.
+    None {
+        /// Its last round keys lie beyond those of AES-128.
+        is_long: bool,
+    },
+    /// With 128 bits, all of them near.
+    #[cfg(target_arch = "x86_64")]
+    Ten(HasAvx512),
+    /// With 256 bits, the second half of them far.
+    #[cfg(target_arch = "x86_64")]
+    Fourteen(HasAvx512),
+}
+
+/// The rest of a key: in the form that its tier wants, for all texts but short ones among packets of other keys. Zeroised when
+/// dropped, never printed.
 ///
 /// Aligned so that what a short text wants of a `GcmKey` lies in five cache lines.
 #[repr(C, align(64))]
-struct Expanded {
+pub struct FarKey {
+    /// The second half of the key as it was given, where it has 256 bits and a lane; otherwise zero.
+    second_half: Zeroizing<[u8; 16]>,
     // So that the powers that a short text begins with begin a cache line, and where `prefetch` expects it, so that it need
     // not look.
-    _apart: [u8; 32],
+    _apart: [u8; 16],
     key: ExpandedKey,
 }
 
 /// Bytes of what lies apart of a key.
-pub const KEY_SIZE: usize = size_of::<Expanded>();
+pub const KEY_SIZE: usize = size_of::<FarKey>();
 
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(KEY_SIZE == 576);
+const _: () = assert!(KEY_SIZE == 576 && align_of::<FarKey>() == 64);
 
 #[expect(
     clippy::large_enum_variant,
@@ -240,45 +254,76 @@ enum ExpandedKey {
     Vector(GcmKey),
 }
 
-impl AeadKey {
-    /// Expands `material` for the tier in use.
-    pub fn new(material: &KeyMaterial) -> Self {
-        Self::for_tier(material, Tier::active()).expect("the active tier can be run")
-    }
+/// Expands `material` for the tier in use.
+///
+/// # Panics
+/// As [`Tier::active`].
+pub fn expand(material: &KeyMaterial) -> (NearKey, FarKey) {
+    expand_for(material, Tier::active()).expect("the active tier can be run")
+}
 
-    /// Expands `material` for `tier`; `None` where this processor cannot run it. For tests and benchmarks, which hold
-    /// tiers side by side: jobs of one burst may have keys of different tiers.
-    pub fn for_tier(material: &KeyMaterial, tier: Tier) -> Option<Self> {
-        let expanded = match tier {
-            Tier::Portable => {
-                ExpandedKey::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
-            }
-            #[cfg(target_arch = "x86_64")]
-            Tier::AesNi => ExpandedKey::Vector(HasAesNi::detect()?.expand(&material.key)),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => ExpandedKey::Vector(HasAvx2::detect()?.expand(&material.key)),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => ExpandedKey::Vector(HasAvx512::detect()?.expand(&material.key)),
-        };
-        Some(Self {
-            #[cfg(target_arch = "x86_64")]
-            lane: match &expanded {
-                ExpandedKey::Portable(_) => LaneKey::NONE,
-                ExpandedKey::Vector(key) => LaneKey::new(key, &material.key),
-            },
+/// Expands `material` for `tier`; `None` where this processor cannot run it. For tests and benchmarks, which hold tiers side by
+/// side: jobs of one burst may have keys of different tiers.
+pub fn expand_for(material: &KeyMaterial, tier: Tier) -> Option<(NearKey, FarKey)> {
+    let key = match tier {
+        Tier::Portable => {
+            ExpandedKey::Portable(Box::new(PortableKey::new(material.cipher, &material.key)))
+        }
+        #[cfg(target_arch = "x86_64")]
+        Tier::AesNi => ExpandedKey::Vector(HasAesNi::detect()?.expand(&material.key)),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => ExpandedKey::Vector(HasAvx2::detect()?.expand(&material.key)),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => ExpandedKey::Vector(HasAvx512::detect()?.expand(&material.key)),
+    };
+    let lane = match &key {
+        ExpandedKey::Portable(_) => Lane::None {
             is_long: material.cipher != Cipher::Aes128Gcm,
-            expanded: Box::new(Expanded {
-                _apart: [0; 32],
-                key: expanded,
-            }),
-        })
+        },
+        #[cfg(target_arch = "x86_64")]
+        ExpandedKey::Vector(key) => key.lane(),
+    };
+    let mut near = NearKey {
+        first_half: [0; 16],
+        lane,
+    };
+    let mut far = FarKey {
+        second_half: Zeroizing::new([0; 16]),
+        _apart: [0; 16],
+        key,
+    };
+    if !matches!(lane, Lane::None { .. }) {
+        let halves = near.first_half.iter_mut().chain(&mut *far.second_half);
+        for (to, from) in halves.zip(material.key.iter()) {
+            *to = *from;
+        }
+    }
+    Some((near, far))
+}
+
+impl NearKey {
+    #[inline]
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
     }
 
-    /// What four packets in step want of it.
+    /// What four in step want of every key.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(super) fn lane(&self) -> &LaneKey {
-        &self.lane
+    pub(super) fn first_half(&self) -> &[u8; 16] {
+        &self.first_half
+    }
+
+    /// Whether its last round keys lie beyond those of AES-128.
+    #[inline]
+    fn is_long(&self) -> bool {
+        match self.lane {
+            Lane::None { is_long } => is_long,
+            #[cfg(target_arch = "x86_64")]
+            Lane::Ten(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Lane::Fourteen(_) => true,
+        }
     }
 
     /// Whether a text of `len` bytes, ICV included, is better done beside those of other keys, where it is not one of many.
@@ -286,7 +331,7 @@ impl AeadKey {
     fn goes_in_step(&self, len: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            Kind::of(&self.lane, len) != Kind::NONE
+            Kind::of(self, len) != Kind::NONE
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
@@ -294,22 +339,69 @@ impl AeadKey {
             false
         }
     }
+}
+
+impl Drop for NearKey {
+    fn drop(&mut self) {
+        self.first_half.zeroize();
+    }
+}
+
+impl FarKey {
+    /// What four in step want of a key of 256 bits beside what is near.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(super) fn second_half(&self) -> &[u8; 16] {
+        &self.second_half
+    }
+}
+
+/// An expanded key where it lies, which may be at two places: what is far is read only where it is wanted.
+#[derive(Clone, Copy)]
+pub struct KeyRef<'a> {
+    near: &'a NearKey,
+    far: &'a FarKey,
+}
+
+impl<'a> KeyRef<'a> {
+    /// Both of one key. Jobs have one key where `near` is at one place. Two that were not expanded together make texts that
+    /// nobody can open, and nothing worse.
+    #[inline]
+    pub fn new(near: &'a NearKey, far: &'a FarKey) -> Self {
+        Self { near, far }
+    }
+
+    #[inline]
+    pub(super) fn near(self) -> &'a NearKey {
+        self.near
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(super) fn far(self) -> &'a FarKey {
+        self.far
+    }
+
+    #[inline]
+    fn is(self, other: &NearKey) -> bool {
+        ptr::eq(self.near, other)
+    }
 
     /// Does jobs of this key, whose texts have `lens` bytes, ICV included.
     #[inline]
-    pub(super) fn run<'a, J: Job<'a>>(&self, jobs: &mut [J], lens: RangeInclusive<usize>) {
-        match &self.expanded.key {
+    pub(super) fn run<J: Job<'a>>(self, jobs: &mut [J], lens: RangeInclusive<usize>) {
+        match &self.far.key {
             ExpandedKey::Portable(key) => key.run(jobs),
             #[cfg(target_arch = "x86_64")]
             ExpandedKey::Vector(key) => gcm::run(key, jobs, lens),
         }
     }
 
-    /// Asks for what a text of `text_len` bytes, ICV included, will want of the expanded key. Changes nothing but time. It may
-    /// not look at it: the tiers' keys lie at the same place, and `is_long` is a guess.
+    /// Asks for what a text of `text_len` bytes, ICV included, will want of what is far. Changes nothing but time. It may not
+    /// look at it: the tiers' keys lie at the same place, and `is_long` is a guess.
     #[inline]
-    fn prefetch(&self, text_len: usize, is_long: bool) {
-        let start = ptr::from_ref(&*self.expanded).cast();
+    fn prefetch(self, text_len: usize, is_long: bool) {
+        let start = ptr::from_ref(self.far).cast();
         for line in 3..8 {
             prefetch_line(start, line);
         }
@@ -321,6 +413,51 @@ impl AeadKey {
             for line in 0..3 {
                 prefetch_line(start, line);
             }
+        }
+    }
+
+    /// Asks for what four in step will want of what is far: nothing, or one line.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn prefetch_in_step(self) {
+        if matches!(self.near.lane, Lane::Fourteen(_)) {
+            prefetch_line(ptr::from_ref(self.far).cast(), 0);
+        }
+    }
+}
+
+/// An expanded key by itself, ready for packets. Zeroised when dropped, never printed.
+pub struct AeadKey {
+    near: NearKey,
+    far: Box<FarKey>,
+}
+
+impl AeadKey {
+    /// As [`expand`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn new(material: &KeyMaterial) -> Self {
+        Self::from(expand(material))
+    }
+
+    /// As [`expand_for`].
+    pub fn for_tier(material: &KeyMaterial, tier: Tier) -> Option<Self> {
+        expand_for(material, tier).map(Self::from)
+    }
+
+    /// What jobs take.
+    #[inline]
+    pub fn get(&self) -> KeyRef<'_> {
+        KeyRef::new(&self.near, &self.far)
+    }
+}
+
+impl From<(NearKey, FarKey)> for AeadKey {
+    fn from((near, far): (NearKey, FarKey)) -> Self {
+        Self {
+            near,
+            far: Box::new(far),
         }
     }
 }
@@ -395,7 +532,7 @@ impl Aad {
 /// One packet to seal.
 pub struct SealJob<'a> {
     /// The key.
-    pub key: &'a AeadKey,
+    pub key: KeyRef<'a>,
     /// The nonce; never twice under one key.
     pub nonce: [u8; NONCE_LEN],
     /// What is authenticated beside the text.
@@ -409,7 +546,7 @@ pub struct SealJob<'a> {
 /// One packet to open.
 pub struct OpenJob<'a> {
     /// The key.
-    pub key: &'a AeadKey,
+    pub key: KeyRef<'a>,
     /// The nonce.
     pub nonce: [u8; NONCE_LEN],
     /// What is authenticated beside the text.
@@ -434,7 +571,7 @@ pub(super) trait Job<'a> {
     /// Whether it is one to seal.
     const SEAL: bool;
 
-    fn key(&self) -> &'a AeadKey;
+    fn key(&self) -> KeyRef<'a>;
 
     /// Length of the text, ICV included.
     fn len(&self) -> usize;
@@ -451,7 +588,7 @@ macro_rules! job {
             const SEAL: bool = $seal;
 
             #[inline]
-            fn key(&self) -> &'a AeadKey {
+            fn key(&self) -> KeyRef<'a> {
                 self.key
             }
 
@@ -518,20 +655,20 @@ fn do_runs<'j, 'a, J: Job<'a>, const STOPS: bool>(jobs: &'j mut [J]) -> &'j mut 
         // lengths of many jobs would wait until all that was just written of them is in the cache.
         let (mut len, mut shortest, mut longest) = (0, usize::MAX, 0);
         while let Some(job) = rest.get(len)
-            && ptr::eq(job.key(), key)
+            && job.key().is(key.near)
         {
             shortest = job.len().min(shortest);
             longest = job.len().max(longest);
             len += 1;
         }
-        if STOPS && len < RUN && key.goes_in_step(shortest) && key.goes_in_step(longest) {
+        if STOPS && len < RUN && key.near.goes_in_step(shortest) && key.near.goes_in_step(longest) {
             break;
         }
         // A long run leaves time for the key behind it; short ones want those of some jobs ahead.
         let ahead = if len < AHEAD { AHEAD } else { len };
         for job in rest.iter().take(ahead + 1).skip(asked.max(len)) {
             // The keys of one gateway are mostly of one cipher.
-            job.key().prefetch(job.len(), key.is_long);
+            job.key().prefetch(job.len(), key.near.is_long());
         }
         // Counted from where the rest begins.
         asked = (ahead + 1).saturating_sub(len);
@@ -551,7 +688,7 @@ const SET: usize = 64;
 #[inline(never)]
 fn do_scattered<'a, J: Job<'a>>(jobs: &mut [J]) {
     let mut in_step = which_go_in_step(jobs);
-    let is_long = jobs.first().is_some_and(|job| job.key().is_long);
+    let is_long = jobs.first().is_some_and(|job| job.key().near.is_long());
     let mut aside = ArrayVec::<&mut J, SET>::new();
     let mut rest = jobs;
     loop {
@@ -580,17 +717,21 @@ fn do_scattered<'a, J: Job<'a>>(jobs: &mut [J]) {
     avx512_lanes::run(&mut aside);
 }
 
-/// Which of up to [`SET`] jobs go in step: short texts that are few of one key.
+/// Which of up to [`SET`] jobs go in step: short texts that are few of one key. Asks for what they will want that is far.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn which_go_in_step<'a, J: Job<'a>>(jobs: &[J]) -> u64 {
     let (mut can, mut repeats) = (0, 0);
-    let mut before = ptr::null();
+    let mut before = ptr::null::<NearKey>();
     for job in jobs.iter().rev() {
         let key = job.key();
-        can = can << 1 | u64::from(key.goes_in_step(job.len()));
-        repeats = repeats << 1 | u64::from(ptr::eq(key, before));
-        before = key;
+        let goes = key.near.goes_in_step(job.len());
+        if goes {
+            key.prefetch_in_step();
+        }
+        can = can << 1 | u64::from(goes);
+        repeats = repeats << 1 | u64::from(ptr::eq(key.near, before));
+        before = key.near;
     }
     // One that three equal ones follow, and those three.
     let leads = repeats & repeats >> 1 & repeats >> 2;
@@ -616,12 +757,14 @@ mod tests {
         let material = KeyMaterial::new(Cipher::Aes128Gcm, Zeroizing::new(vec![7; 20]));
         let material = material.expect("key and salt");
         for tier in Tier::available() {
-            let key = AeadKey::for_tier(&material, tier).expect("an available tier");
-            if let ExpandedKey::Vector(expanded) = &key.expanded.key {
-                let line = |at: usize| (at - ptr::from_ref(&*key.expanded).addr()) / 64;
+            let (_, far) = expand_for(&material, tier).expect("an available tier");
+            if let ExpandedKey::Vector(expanded) = &far.key {
+                let line = |at: usize| (at - ptr::from_ref(&far).addr()) / 64;
                 let wanted = expanded.wanted_by_five_blocks();
                 assert_eq!((line(wanted.start), line(wanted.end - 1)), (3, 7));
             }
+            let second = far.second_half.as_ptr().addr();
+            assert_eq!(second, ptr::from_ref(&far).addr());
         }
     }
 }

@@ -235,7 +235,7 @@ fn add_job<'a>(
         Aad::short(sa.spi, low_32(meta.seq))
     };
     let job = OpenJob {
-        key: &sa.key,
+        key: sa.key.get(),
         nonce: aead::nonce(*sa.salt, iv),
         aad,
         text,

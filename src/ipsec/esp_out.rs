@@ -206,7 +206,7 @@ fn add_job<'a>(
         Aad::short(sa.spi(), low_32(seq))
     };
     let job = SealJob {
-        key: &sa.key,
+        key: sa.key.get(),
         nonce: aead::nonce(*sa.salt, seq.to_be_bytes()),
         aad,
         text,
@@ -434,7 +434,7 @@ mod tests {
             assert_eq!(data[20..24], 0x1001u32.to_be_bytes(), "SPI of the old one");
             assert_eq!(data[28..36], seq.to_be_bytes(), "number of the old one");
             let mut jobs = [OpenJob {
-                key: &old,
+                key: old.get(),
                 nonce: aead::nonce(key(1).salt(), seq.to_be_bytes()),
                 aad: Aad::extended(0x1001, seq),
                 text: &mut data[36..],

@@ -70,9 +70,9 @@ pub struct OutboundParams<'a> {
 /// An SA that seals.
 ///
 /// What a packet needs of it is in its first three cache lines: one that workers only read, one with the numbers and counters,
-/// which they write, so that two workers on one SA do not take each other's line away in the middle of a burst, and the first of
-/// the key. What is seldom wanted lies apart, so that these lines of many SAs lie side by side: fewer pages lead to them. Headers
-/// with IPv6 are longer than the room there is, and lie apart too.
+/// which they write, so that two workers on one SA do not take each other's line away in the middle of a burst, and one with what
+/// is near of the key. What is seldom wanted lies apart, so that these lines of many SAs lie side by side: fewer pages lead to
+/// them. Headers with IPv6 are longer than the room there is, and lie apart too.
 #[repr(C, align(64))]
 pub struct OutboundSa {
     /// The key's salt, so that a nonce can be made before the key's own lines are there.
@@ -115,7 +115,7 @@ const _: () = assert!(std::mem::offset_of!(OutboundSa, seq) == 64);
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(OutboundSa, key) == 128);
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<OutboundSa>() == 256 && size_of::<InboundSa>() == 256);
+const _: () = assert!(size_of::<OutboundSa>() == 192 && size_of::<InboundSa>() == 192);
 
 /// What the headers of an outbound SA consist of, and what goes from the inner header into the outer one.
 #[derive(Clone, Copy)]

@@ -127,7 +127,7 @@ fn text_too_short_for_an_icv_is_refused_and_not_sealed() {
             let key = Message::new(Cipher::Aes128Gcm, 0, true, 0).aead_key(tier);
             let mut text = vec![0x5a; len];
             let mut burst = [SealJob {
-                key: &key,
+                key: key.get(),
                 nonce: [0; 12],
                 aad: Aad::short(0x1001, 1),
                 text: &mut text,

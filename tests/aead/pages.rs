@@ -1,5 +1,5 @@
-//! No byte outside of a packet's own room is read or written, not even one that would be masked out: texts, keys and
-//! jobs lie against pages that may not be touched, so that it ends the process.
+//! No byte outside of a packet's own room is read or written, not even one that would be masked out: texts, both parts of keys
+//! and jobs lie against pages that may not be touched, so that it ends the process.
 //!
 //! Which is why each tier runs in a process of its own: this test again, with a variable that names the tier.
 #![cfg(not(miri))]
@@ -10,7 +10,9 @@ use std::process::Command;
 use std::ptr;
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-use simplon::crypto::aead::{AeadKey, Cipher, ICV_LEN, OpenJob, SealJob, open_burst, seal_burst};
+use simplon::crypto::aead::{
+    Cipher, FarKey, ICV_LEN, KeyRef, NearKey, OpenJob, SealJob, expand_for, open_burst, seal_burst,
+};
 use simplon::crypto::tier::Tier;
 
 use super::Message;
@@ -65,6 +67,15 @@ impl Fenced {
         // SAFETY: `count` values that were just written there, borrowed as long as `self` is.
         unsafe { std::slice::from_raw_parts_mut(first, count) }
     }
+
+    /// As [`Self::put`], and then lets nobody read them.
+    fn put_shut<T>(&mut self, values: Vec<T>) -> &mut [T] {
+        let (at, room) = (self.base.wrapping_byte_add(PAGE), self.room);
+        let values = self.put(values);
+        // SAFETY: the pages between the fences; whoever touches them ends the process, which is what is tested.
+        unsafe { mprotect(at, room, MprotectFlags::empty()) }.expect("shut");
+        values
+    }
 }
 
 impl Drop for Fenced {
@@ -78,7 +89,13 @@ impl Drop for Fenced {
 fn nothing_outside_of_texts_keys_and_jobs_is_touched() {
     if let Some(name) = env::var_os(CHILD) {
         let tier = Tier::available().find(|tier| *tier.name() == *name);
-        return every_length_against_the_fences(tier.expect("given by the parent"));
+        let tier = tier.expect("given by the parent");
+        every_length_against_the_fences(tier);
+        #[cfg(target_arch = "x86_64")]
+        if tier == Tier::Avx512 {
+            short_texts_under_keys_of_which_only_what_is_near_can_be_read();
+        }
+        return;
     }
     for tier in Tier::available() {
         let mut child = Command::new(env::current_exe().expect("this test"));
@@ -103,10 +120,11 @@ fn every_length_against_the_fences(tier: Tier) {
     for len in (0..=1600).chain(longer) {
         let cipher = Cipher::ALL[len % 3];
         let message = Message::new(cipher, 0, len % 2 == 0, len);
-        let mut key_room = Fenced::new(3 * PAGE);
-        let keys = key_room.put((0..9).map(|_| message.aead_key(tier)).collect());
+        let mut rooms = KeyRooms::new();
+        let keys = rooms.put(&message, tier, Fenced::put);
         // One packet alone, and as many as can go together with one more, under one key and under as many.
-        for (count, keys) in [(1, &keys[8..]), (9, &keys[8..]), (9, &*keys)] {
+        // The first has the key against the fence.
+        for (count, keys) in [(1, &keys[..1]), (9, &keys[..1]), (9, &keys[..])] {
             for last in [false, true] {
                 let under = keys.len();
                 println!(
@@ -115,19 +133,59 @@ fn every_length_against_the_fences(tier: Tier) {
                 pass(&message, keys, &mut texts[..count], last);
             }
         }
-        // SAFETY: the keys were moved there and are not used any more.
-        unsafe { ptr::drop_in_place(keys) };
+    }
+}
+
+/// A place for what is near of nine keys, and one for what is far.
+struct KeyRooms {
+    near: Fenced,
+    far: Fenced,
+}
+
+impl KeyRooms {
+    fn new() -> Self {
+        Self {
+            near: Fenced::new(PAGE),
+            far: Fenced::new(3 * PAGE),
+        }
+    }
+
+    /// The message's key nine times, the first against the fences, with what is far put where `put_far` does. Never dropped: what
+    /// it has elsewhere in memory is lost.
+    fn put(
+        &mut self,
+        message: &Message,
+        tier: Tier,
+        put_far: fn(&mut Fenced, Vec<FarKey>) -> &mut [FarKey],
+    ) -> [KeyRef<'_>; 9] {
+        let pair = || expand_for(&message.material(), tier).expect("an available tier");
+        let (near, far): (Vec<NearKey>, Vec<FarKey>) = (0..9).map(|_| pair()).unzip();
+        let (near, far) = (self.near.put(near), put_far(&mut self.far, far));
+        std::array::from_fn(|at| KeyRef::new(&near[8 - at], &far[8 - at]))
+    }
+}
+
+/// Of many keys of AES-128 nothing that is far is read.
+#[cfg(target_arch = "x86_64")]
+fn short_texts_under_keys_of_which_only_what_is_near_can_be_read() {
+    let mut texts: Vec<_> = (0..8).map(|_| Fenced::new(PAGE)).collect();
+    for len in 33..=96 {
+        let message = Message::new(Cipher::Aes128Gcm, 0, len % 2 == 0, len);
+        let mut rooms = KeyRooms::new();
+        let keys = rooms.put(&message, Tier::Avx512, Fenced::put_shut);
+        println!("at {len} bytes, where far keys cannot be read");
+        pass(&message, &keys[..8], &mut texts, true);
     }
 }
 
 /// Seals the message in each of `rooms` in one burst, the keys in turn, and opens it again.
-fn pass(message: &Message, keys: &[AeadKey], rooms: &mut [Fenced], last: bool) {
+fn pass(message: &Message, keys: &[KeyRef<'_>], rooms: &mut [Fenced], last: bool) {
     let len = message.sealed.len();
     for room in &mut *rooms {
         room.text(len, last).copy_from_slice(&message.unsealed());
     }
     let mut job_room = Fenced::new(PAGE);
-    let jobs = rooms.iter_mut().zip(keys.iter().cycle());
+    let jobs = rooms.iter_mut().zip(keys.iter().copied().cycle());
     let jobs = jobs.map(|(room, key)| SealJob {
         key,
         nonce: message.nonce,
@@ -143,7 +201,7 @@ fn pass(message: &Message, keys: &[AeadKey], rooms: &mut [Fenced], last: bool) {
     );
 
     let mut job_room = Fenced::new(PAGE);
-    let jobs = rooms.iter_mut().zip(keys.iter().cycle());
+    let jobs = rooms.iter_mut().zip(keys.iter().copied().cycle());
     let jobs = jobs.map(|(room, key)| OpenJob {
         key,
         nonce: message.nonce,

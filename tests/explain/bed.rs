@@ -318,7 +318,7 @@ impl Bed {
         let mut sealed = plain.to_vec();
         sealed.extend([0; ICV_LEN]);
         seal_burst(&mut [SealJob {
-            key: &key,
+            key: key.get(),
             nonce: aead::nonce(set.inbound.key.salt(), seq.to_be_bytes()),
             aad: match set.inbound.esn {
                 true => Aad::extended(spi, seq),

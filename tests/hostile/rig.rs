@@ -307,7 +307,7 @@ impl<'p> Gateway<'p> {
         let mut sealed = text.to_vec();
         sealed.extend([0; ICV_LEN]);
         seal_burst(&mut [SealJob {
-            key: &key,
+            key: key.get(),
             nonce: aead::nonce(set.outbound.key.salt(), seq.to_be_bytes()),
             aad: if set.outbound.esn {
                 Aad::extended(spi, seq)

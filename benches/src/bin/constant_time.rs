@@ -79,7 +79,7 @@ fn run(cipher: Cipher, lengths: &[usize]) {
         .iter_mut()
         .enumerate()
         .map(|(at, text)| SealJob {
-            key: &key,
+            key: key.get(),
             nonce: nonce(at),
             aad: Aad::extended(0x1001, at as u64),
             text,
@@ -94,7 +94,7 @@ fn run(cipher: Cipher, lengths: &[usize]) {
         .iter_mut()
         .enumerate()
         .map(|(at, text)| OpenJob {
-            key: &key,
+            key: key.get(),
             nonce: nonce(at),
             aad: Aad::extended(0x1001, at as u64),
             text,

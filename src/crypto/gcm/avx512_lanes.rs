@@ -1,10 +1,10 @@
 //! Short texts under keys that are all different: four packets in step, a packet to a lane.
 //!
 //! What a key is expanded to lies in five cache lines and more. Where each packet has another key, they come from far, and
-//! waiting for them takes longer than AES. So the key itself is all that is read, with the hash key beside it on one line
-//! ([`LaneKey`]): round keys are made while they are used, for four packets at once, and of the powers of the hash key the
-//! second is made and no other. Vectors hold the same block of each of the four, so that nothing has to be spread over lanes
-//! or summed up from them.
+//! waiting for them takes longer than AES. So the key itself is all that is read, 16 bytes of it near ([`NearKey`]) and the others
+//! of AES-256 on one line: round keys are made while they are used, for four packets at once, the hash key is one more block to
+//! encrypt, and of its powers the second is made and no other. Vectors hold the same block of each of the four, so that nothing
+//! has to be spread over lanes or summed up from them.
 
 #![expect(
     clippy::needless_range_loop,
@@ -19,8 +19,8 @@ use super::REVERSED;
 use super::avx512::*;
 use super::avx512_fours::{add_products, products};
 use super::avx512_jobs::settle;
-use super::key::{LaneKey, LaneRounds, POLY, load_block};
-use crate::crypto::aead::{ICV_LEN, Job};
+use super::key::{POLY, load_block};
+use crate::crypto::aead::{ICV_LEN, Job, Lane, NearKey};
 
 /// Blocks of the shortest and of the longest text that is for this: shorter ones there are hardly any, and of longer ones
 /// the many multiplications by one power cost more than is saved.
@@ -35,6 +35,9 @@ static ROUND_CONSTANTS: Rows<10> = Rows(compute_round_constants());
 
 /// Word 3 of each lane, rotated, in every word.
 static ROTATED: Rows<1> = Rows([repeat([13, 14, 15, 12])]);
+
+/// What a carry out of a block leaves behind: x^128 modulo the polynomial of GHASH, x^127 + x^126 + x^121 + 1.
+static CARRY: Rows<1> = Rows([repeat([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc2])]);
 
 /// Vectors in memory.
 #[repr(C, align(64))]
@@ -97,13 +100,13 @@ impl Kind {
 
     /// That of a text of `len` bytes, ICV included.
     #[inline]
-    pub(in crate::crypto) fn of(key: &LaneKey, len: usize) -> Self {
+    pub(in crate::crypto) fn of(key: &NearKey, len: usize) -> Self {
         // As many as there would be with nothing but text, less one: the ICV is one.
         let blocks = len.wrapping_sub(1) / 16;
-        let rounds = match key.rounds {
-            LaneRounds::None => return Self::NONE,
-            LaneRounds::Ten(_) => Self::TEN,
-            LaneRounds::Fourteen(_) => Self::FOURTEEN,
+        let rounds = match key.lane() {
+            Lane::None { .. } => return Self::NONE,
+            Lane::Ten(_) => Self::TEN,
+            Lane::Fourteen(_) => Self::FOURTEEN,
         };
         #[expect(
             clippy::cast_possible_truncation,
@@ -117,7 +120,7 @@ impl Kind {
 
     #[inline]
     fn of_job<'a, J: Job<'a>>(job: &J) -> Self {
-        Self::of(job.key().lane(), job.len())
+        Self::of(job.key().near(), job.len())
     }
 }
 
@@ -162,7 +165,7 @@ fn sort<'a, J: Job<'a>>(jobs: &mut [&mut J]) {
 unsafe fn run_kind<'a, J: Job<'a>>(kind: Kind, jobs: &mut [&mut J]) {
     macro_rules! crypt {
         ($rounds:literal, $rows:literal) => {
-            // SAFETY: `LaneRounds` has the proof of the features, the keys have these rounds and the texts these blocks.
+            // SAFETY: `Lane` has the proof of the features, the keys have these rounds and the texts these blocks.
             unsafe { crypt_all::<J, $rounds, $rows>(jobs) }
         };
     }
@@ -336,6 +339,17 @@ fn step_key<const ROUNDS: usize>(keys: &mut [__m512i; 2], round: usize) -> __m51
 }
 }
 
+kernel! {
+/// Each block times x, in constant time.
+fn double(blocks: __m512i) -> __m512i {
+    let between = _mm512_bslli_epi128::<8>(_mm512_srli_epi64::<63>(blocks));
+    let shifted = _mm512_or_si512(_mm512_slli_epi64::<1>(blocks), between);
+    let carried = _mm512_shuffle_epi32::<0xff>(_mm512_srai_epi32::<31>(blocks));
+    // `shifted ^ carried & CARRY`.
+    _mm512_ternarylogic_epi64::<0x78>(shifted, carried, CARRY.get(0))
+}
+}
+
 /// What follows for each four: written out, for a loop would not be unrolled, and its vectors would lie in memory.
 macro_rules! each {
     ($f:ident: $($body:tt)*) => {
@@ -367,6 +381,7 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
     let mut rest = [0_u64; F];
     let mut keys = [[zero; 2]; F];
     let mut state = [[zero; ROWS]; F];
+    let mut hash_key = [zero; F];
     let mut started = Started {
         hashed: [[zero; ROWS]; F],
         lengths: [Lengths([0; 8]); F],
@@ -379,9 +394,8 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
         let mut icvs = nonces;
         let mut first = nonces;
         let mut second = nonces;
-        let mut powers = nonces;
         for n in 0..4 {
-            let key = fours[f][n].key().lane();
+            let key = fours[f][n].key();
             let packet = fours[f][n].packet();
             let len = packet.text.len() - ICV_LEN;
             texts[f][n] = packet.text.as_mut_ptr();
@@ -394,13 +408,14 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
                 // SAFETY: the ICV's 16 bytes follow the text.
                 icvs[n] = unsafe { _mm_loadu_si128(texts[f][n].wrapping_add(len).cast()) };
             }
-            let [low, high] = key.halves();
-            first[n] = load_block(low);
-            second[n] = load_block(high);
-            powers[n] = load_block(&key.power);
+            first[n] = load_block(key.near().first_half());
+            if ROUNDS == 14 {
+                second[n] = load_block(key.far().second_half());
+            }
         }
         keys[f] = [lanes(first), lanes(second)];
-        started.power[f] = lanes(powers);
+        // The hash key is the zero block, encrypted.
+        hash_key[f] = keys[f][0];
         started.hashed[f][0] = _mm512_shuffle_epi8(lanes(aads), swap);
         started.ends.received[f] = lanes(icvs);
         let base = _mm512_xor_si512(lanes(nonces), keys[f][0]);
@@ -417,6 +432,7 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
                     for r in 0..ROWS {
                         state[f][r] = encrypt_round(state[f][r], key);
                     }
+                    hash_key[f] = encrypt_round(hash_key[f], key);
                     if HASH && let Some(before) = before {
                         hash_step(&mut hash, before, f, $round - 1, poly);
                     }
@@ -427,6 +443,8 @@ unsafe fn start<'a, J: Job<'a>, const ROUNDS: usize, const ROWS: usize, const F:
     rounds!(1 2 3 4 5 6 7 8 9 10 11 12 13);
     each! { f:
         let key = step_key::<ROUNDS>(&mut keys[f], ROUNDS);
+        hash_key[f] = _mm512_aesenclast_epi128(hash_key[f], key);
+        started.power[f] = double(_mm512_shuffle_epi8(hash_key[f], swap));
         started.ends.masks[f] = _mm512_aesenclast_epi128(state[f][0], key);
         for r in 1..ROWS {
             let at = texts[f].map(|text| text.wrapping_add(16 * (r - 1)));

@@ -25,7 +25,7 @@ use std::ptr;
 use zeroize::Zeroize;
 
 use super::Kernels;
-use super::avx512::HasAvx512;
+use crate::crypto::aead::Lane;
 
 /// One AES block.
 pub(super) type Block = [u8; 16];
@@ -69,64 +69,18 @@ pub(super) enum Rounds {
 
 const _: () = assert!(size_of::<GcmKey>() == 528);
 
-/// All that [`super::avx512_lanes`] wants of a key. Zeroised when dropped.
-#[repr(C)]
-pub(in crate::crypto) struct LaneKey {
-    /// The key as it was given, the half of it where it has 128 bits.
-    key: [Block; 2],
-    /// H^1, as in [`GcmKey`].
-    pub(super) power: Block,
-    /// How many rounds it has, if there is anything here.
-    pub(super) rounds: LaneRounds,
-}
-
-/// Rounds of keys that have a lane.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::crypto) enum LaneRounds {
-    /// None have: they are for other kernels, or of 192 bits.
-    None,
-    Ten(HasAvx512),
-    Fourteen(HasAvx512),
-}
-
-impl LaneKey {
-    /// That of a key for no lane.
-    pub(in crate::crypto) const NONE: Self = Self {
-        key: [[0; 16]; 2],
-        power: [0; 16],
-        rounds: LaneRounds::None,
-    };
-
-    /// That of `key`, which `expanded` was expanded of.
-    pub(in crate::crypto) fn new(expanded: &GcmKey, key: &[u8]) -> Self {
-        let mut this = Self::NONE;
-        this.rounds = match (expanded.kernels, expanded.rounds) {
-            (Kernels::Avx512(has), Rounds::Ten) => LaneRounds::Ten(has),
-            (Kernels::Avx512(has), Rounds::Fourteen) => LaneRounds::Fourteen(has),
-            _ => return this,
-        };
-        for (to, from) in this.key.as_flattened_mut().iter_mut().zip(key) {
-            *to = *from;
-        }
-        this.power = expanded.powers[POWERS - 1];
-        this
-    }
-
-    /// Both halves of the key, of which AES-128 has the first.
-    #[inline]
-    pub(super) fn halves(&self) -> &[Block; 2] {
-        &self.key
-    }
-}
-
-impl Drop for LaneKey {
-    fn drop(&mut self) {
-        self.key.zeroize();
-        self.power.zeroize();
-    }
-}
-
 impl GcmKey {
+    /// What its kernels have for short texts of many keys.
+    pub(in crate::crypto) fn lane(&self) -> Lane {
+        match (self.kernels, self.rounds) {
+            (Kernels::Avx512(has), Rounds::Ten) => Lane::Ten(has),
+            (Kernels::Avx512(has), Rounds::Fourteen) => Lane::Fourteen(has),
+            (_, rounds) => Lane::None {
+                is_long: rounds != Rounds::Ten,
+            },
+        }
+    }
+
     /// Where the powers from `powers[first]` on are, as far as the key reaches.
     #[inline]
     pub(super) fn powers_from(&self, first: usize) -> *const Block {
