@@ -16,7 +16,7 @@ use crate::policy::model::{Policy, Port, Side};
 use crate::policy::next_hops::{Member, NextHops};
 use crate::policy::routes::{Fib, RouteTarget};
 use crate::policy::standing::Beside;
-use crate::policy::tables::{PortTable, Tables};
+use crate::policy::tables::{PortTable, SaHop, Tables};
 
 /// What the kernel knows behind one port.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -106,8 +106,6 @@ enum Stale {
     All,
 }
 
-type SaHop = Result<NextHopIndex, DropReason>;
-
 /// By `SaIndex`: the next hop towards the SA's peer. Workers have one copy; the other is brought up to date and takes its place, so
 /// that a change costs what is in it and not as much as there are SAs.
 #[derive(Default)]
@@ -122,7 +120,7 @@ struct SaHops {
 impl SaHops {
     fn get(&self, slot: SaIndex) -> SaHop {
         let hop = self.current.get(slot.index()).copied();
-        hop.unwrap_or(Err(DropReason::NoRoute))
+        hop.unwrap_or(SaHop::NO_ROUTE)
     }
 
     /// Takes in what is different.
@@ -152,7 +150,7 @@ impl SaHops {
             }
             _ => {
                 let mut hops = self.current.to_vec();
-                hops.resize(wanted, Err(DropReason::NoRoute));
+                hops.resize(wanted, SaHop::NO_ROUTE);
                 let grown = (wanted != len).then(|| Arc::from(&hops[..]));
                 put(&mut hops);
                 let before = std::mem::replace(&mut self.current, hops.into());
@@ -459,12 +457,12 @@ impl PortPlan {
                 .filter_map(|peer| by_peer.get_key_value(peer))
                 .collect(),
         };
-        let chosen = |hop: SaHop, slot: SaIndex| {
+        let chosen = |hop: Result<NextHopIndex, DropReason>, slot: SaIndex| {
             let chosen = |hop| {
                 let chosen = hops.choose(hop, mix(slot.0.into()));
                 chosen.ok_or(DropReason::NoNeighbour)
             };
-            hop.and_then(chosen)
+            SaHop::from(hop.and_then(chosen))
         };
         let mut found: Vec<(SaIndex, SaHop)> = Vec::new();
         for slot in stale_slots {

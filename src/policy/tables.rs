@@ -45,7 +45,42 @@ pub struct PortTable {
     /// Routes and neighbours behind it.
     pub routes: Routes,
     /// By `SaIndex`: the next hop towards the SA's peer out of this port, or why there is none.
-    pub sa_hops: Arc<[Result<NextHopIndex, DropReason>]>,
+    pub sa_hops: Arc<[SaHop]>,
+}
+
+/// The next hop towards the peer of an SA, or why there is none, in four bytes: with many SAs a packet finds it out of the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SaHop(u32);
+
+impl SaHop {
+    /// There is no route.
+    pub const NO_ROUTE: Self = Self(u32::MAX);
+    /// There is no neighbour.
+    pub const NO_NEIGHBOUR: Self = Self(u32::MAX - 1);
+
+    /// The next hop.
+    ///
+    /// # Errors
+    /// `NoRoute` or `NoNeighbour`.
+    #[inline]
+    pub fn get(self) -> Result<NextHopIndex, DropReason> {
+        // Far above the number of any next hop.
+        match self {
+            Self::NO_ROUTE => Err(DropReason::NoRoute),
+            Self::NO_NEIGHBOUR => Err(DropReason::NoNeighbour),
+            Self(hop) => Ok(NextHopIndex(hop)),
+        }
+    }
+}
+
+impl From<Result<NextHopIndex, DropReason>> for SaHop {
+    fn from(found: Result<NextHopIndex, DropReason>) -> Self {
+        match found {
+            Ok(hop) => Self(hop.0),
+            Err(DropReason::NoNeighbour) => Self::NO_NEIGHBOUR,
+            Err(_) => Self::NO_ROUTE,
+        }
+    }
 }
 
 /// Addresses that are the gateway's own on one port.
@@ -186,7 +221,7 @@ impl PortTable {
     pub fn sa_hop(&self, slot: SaIndex) -> Result<NextHopIndex, DropReason> {
         self.sa_hops
             .get(slot.index())
-            .copied()
-            .unwrap_or(Err(DropReason::NoRoute))
+            .ok_or(DropReason::NoRoute)?
+            .get()
     }
 }

@@ -182,7 +182,7 @@ fn flows_are_spread_over_routers_of_one_metric_that_can_be_reached() {
     let sevens = shares.iter().filter(|mac| **mac == 7).count();
     assert!(shares.iter().all(|mac| [7, 8].contains(mac)));
     assert_eq!(sevens, 128);
-    let of_sa = tables.ports[0].sa_hops[4];
+    let of_sa = tables.ports[0].sa_hops[4].get();
     assert!(matches!(outcome(&tables, of_sa), Outcome::Mac(7 | 8)));
 }
 
@@ -210,7 +210,7 @@ fn a_peer_that_moves_takes_its_next_hop_along() {
     let mut plan = plan_with(&Learned::default());
     let hop = |plan: &mut Plan| {
         let tables = plan.tables();
-        outcome(&tables, tables.ports[0].sa_hops[1])
+        outcome(&tables, tables.ports[0].sa_hops[1].get())
     };
     assert_eq!(hop(&mut plan), Outcome::Ends(DropReason::NoNeighbour));
     plan.move_peer(SaIndex(1), ip("10.7.0.1"));
@@ -338,7 +338,7 @@ fn assert_same(learned: &Learned, plan: &mut Plan, tables: &Tables) {
         .iter()
         .zip(&*expected.ports[0].sa_hops)
     {
-        assert_eq!(outcome(tables, *now), outcome(&expected, *wanted));
+        assert_eq!(outcome(tables, now.get()), outcome(&expected, wanted.get()));
     }
     assert_eq!(plan.needed(), anew.needed());
     assert_eq!(
