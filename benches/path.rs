@@ -207,7 +207,7 @@ impl<'p> Site<'p> {
         assert!(writer.replace(&shared.tables, 0, Some(tables)).is_ok());
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
             let seals = outbound_sa(tunnel, set, 1);
-            seals.seq.extend_lease(u64::MAX);
+            seals.seq().extend_lease(u64::MAX);
             let opens = inbound_sa(tunnel, set, 0);
             let done = writer.replace(shared.sad.outbound(), slot.index(), Some(Box::new(seals)));
             assert!(done.is_ok());

@@ -7,7 +7,7 @@
 
 /// The low 8 bits.
 #[inline]
-pub(crate) const fn low_8(value: usize) -> u8 {
+pub(crate) const fn low_8(value: u64) -> u8 {
     value as u8
 }
 

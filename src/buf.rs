@@ -28,16 +28,9 @@ pub trait PacketBuf {
     fn trim(&mut self, len: usize) -> bool;
     /// Cuts the packet down to the `len` bytes that follow its first `front`; false where it has fewer.
     fn cut(&mut self, front: usize, len: usize) -> bool;
-    /// Grows the packet at both ends at once, by the last `front` bytes of `template` before it and by `back` bytes of
-    /// unspecified content behind, and returns the whole of it; `None` where there is no room.
-    ///
-    /// What was in the headroom may be lost, up to the template's length before the packet.
-    fn wrap<const N: usize>(
-        &mut self,
-        template: &[u8; N],
-        front: usize,
-        back: usize,
-    ) -> Option<&mut [u8]>;
+    /// Grows the packet at both ends at once, by `front` bytes before it and by `back` bytes behind, and returns the whole of
+    /// it; `None` where there is no room. What the new bytes hold is unspecified.
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]>;
     /// Whether [`Self::data`] is the whole packet and nobody else holds it.
     fn is_whole(&self) -> bool {
         true
@@ -137,21 +130,13 @@ impl PacketBuf for TestBuf {
         fits
     }
 
-    fn wrap<const N: usize>(
-        &mut self,
-        template: &[u8; N],
-        front: usize,
-        back: usize,
-    ) -> Option<&mut [u8]> {
-        let headers = template.get(N.checked_sub(front)?..)?;
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
         if self.headroom() < front || self.tailroom() < back {
             return None;
         }
         self.start -= front;
         self.end += back;
-        let data = self.data_mut();
-        data[..front].copy_from_slice(headers);
-        Some(data)
+        Some(self.data_mut())
     }
 }
 
@@ -168,9 +153,8 @@ mod tests {
         assert!(!packet.adj(4));
         assert!(!packet.trim(4));
         assert!(!packet.cut(1, 3) && !packet.cut(4, 0) && !packet.cut(usize::MAX, 1));
-        assert!(packet.wrap(&[7; 64], 3, 0).is_none());
-        assert!(packet.wrap(&[7; 64], 0, 2).is_none());
-        assert!(packet.wrap(&[7; 64], 65, 0).is_none());
+        assert!(packet.grow(3, 0).is_none());
+        assert!(packet.grow(0, 2).is_none());
         assert_eq!(packet, before);
     }
 
@@ -184,7 +168,9 @@ mod tests {
         assert_eq!(packet.data(), b"yabc");
         assert!(packet.cut(1, 2));
         assert_eq!(packet.data(), b"ab");
-        packet.wrap(b"wxy", 2, 1).expect("room")[4] = b'z';
+        let grown = packet.grow(2, 1).expect("room");
+        grown[..2].copy_from_slice(b"xy");
+        grown[4] = b'z';
         assert_eq!(packet.data(), b"xyabz");
     }
 }

@@ -23,6 +23,7 @@ use crossbeam_utils::CachePadded;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 pub(crate) mod pages;
+pub(crate) mod ring;
 
 use pages::Pages;
 

@@ -175,7 +175,7 @@ impl Bed {
         let sad = Sad::new(&writer, tunnels);
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
             let outbound = outbound_sa(tunnel, set, 1);
-            outbound.seq.extend_lease(u64::MAX);
+            outbound.seq().extend_lease(u64::MAX);
             let inbound = inbound_sa(tunnel, set, 0);
             for placed in [
                 writer

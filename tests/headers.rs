@@ -355,7 +355,7 @@ fn inner_hop_limit_that_runs_out_ends_the_packet_before_a_number_is_spent() {
                 Outcome::Dropped(DropReason::TtlExpired)
             );
         }
-        assert_eq!(west.outbound().seq.next(), 1);
+        assert_eq!(west.outbound().seq().next(), 1);
         assert_eq!(west.outbound().counters().drops(DropReason::TtlExpired), 2);
         // 2 at the entry is 1 inside, which ends at the exit; 3 comes out as 1.
         let outer = sealed(&mut west, &with(2).bytes(&shape));
@@ -365,7 +365,7 @@ fn inner_hop_limit_that_runs_out_ends_the_packet_before_a_number_is_spent() {
         );
         let outer = sealed(&mut west, &with(3).bytes(&shape));
         assert_eq!(peer.open_one(&outer), Outcome::Sent(with(1).bytes(&shape)));
-        assert_eq!(west.outbound().seq.next(), 3);
+        assert_eq!(west.outbound().seq().next(), 3);
     }
 }
 
@@ -494,7 +494,7 @@ fn packets_are_too_big_from_one_byte_above_the_effective_limit() {
                         Outcome::Dropped(DropReason::TooBig),
                         "{shape} {wan_mtu}"
                     );
-                    assert_eq!(west.outbound().seq.next(), 2, "no number is spent");
+                    assert_eq!(west.outbound().seq().next(), 2, "no number is spent");
                     assert_eq!(west.outbound().counters().drops(DropReason::TooBig), 1);
                     checked += 1;
                 }

@@ -198,7 +198,7 @@ impl Gateway<'_> {
         let sa = sad.outbound().get_owned(writer, 0).expect("there");
         let inbound = sad.inbound().get_owned(writer, 0).expect("there");
         let packets = inbound.counters().packets();
-        (sa.identity().spi.get(), sa.seq.next(), packets)
+        (sa.identity().spi.get(), sa.seq().next(), packets)
     }
 }
 

@@ -22,8 +22,8 @@ fn replay(criterion: &mut Criterion) {
         let mut next = 1;
         bencher.iter(|| {
             for seq in next..next + BURST {
-                let fresh = window.check(black_box(seq)).is_ok();
-                assert!(fresh && window.commit(BlockRun::new(seq)) != 0);
+                let fresh = window.get().check(black_box(seq)).is_ok();
+                assert!(fresh && window.get().commit(BlockRun::new(seq)) != 0);
             }
             next += BURST;
         });

@@ -14,7 +14,7 @@ use crate::control::keeper::{ENDED, Keeper, Number, Starter, Written};
 use crate::control::state::{StateError, StateFile};
 use crate::crypto::aead::KeyFingerprint;
 use crate::ids::SaIndex;
-use crate::ipsec::replay::ReplayWindow;
+use crate::ipsec::replay::Window;
 use crate::ipsec::sa::{InboundSa, OutboundSa};
 use crate::ipsec::sad::Sad;
 use crate::ipsec::traffic::Direction;
@@ -119,7 +119,7 @@ impl Leases {
     pub fn add_outbound(&mut self, slot: SaIndex, sa: &OutboundSa) {
         let lease = Lease {
             key: sa.identity().fingerprint,
-            next: sa.seq.next(),
+            next: sa.seq().next(),
             looked: Instant::now(),
             asked: false,
             told: false,
@@ -131,7 +131,7 @@ impl Leases {
     pub fn add_inbound(&mut self, slot: SaIndex, sa: &InboundSa) {
         let mark = Mark {
             key: sa.identity().fingerprint,
-            saved: sa.window.top(),
+            saved: sa.window().top(),
             asked: false,
         };
         self.marks.insert(slot, mark);
@@ -182,18 +182,18 @@ impl Leases {
             let Some(sa) = sa_of(*slot, lease.key, sad, writer) else {
                 continue;
             };
-            let next = sa.seq.next();
+            let next = sa.seq().next();
             // What was stopped needs no more numbers.
-            let Some(leased) = sa.seq.leased() else {
+            let Some(leased) = sa.seq().leased() else {
                 continue;
             };
-            if sa.seq.is_exhausted() && !lease.told {
+            if sa.seq().is_exhausted() && !lease.told {
                 lease.told = true;
                 error!(spi = %sa.identity().spi, "SA has used its last sequence number and stopped: give both ends a new key");
             }
             let ahead = ahead(next.saturating_sub(lease.next), elapsed, stretch);
             lease.next = next;
-            let is_short = leased <= sa.seq.last() && leased.saturating_sub(next) < ahead / 2 + 1;
+            let is_short = leased <= sa.seq().last() && leased.saturating_sub(next) < ahead / 2 + 1;
             if is_short && !lease.asked {
                 lease.asked = true;
                 let until = next.max(leased).saturating_add(ahead);
@@ -201,7 +201,7 @@ impl Leases {
                     slot: *slot,
                     direction: Direction::Outbound,
                     key: lease.key,
-                    number: until.min(sa.seq.last().saturating_add(1)),
+                    number: until.min(sa.seq().last().saturating_add(1)),
                 });
             }
         }
@@ -225,7 +225,7 @@ impl Leases {
             if mark.asked {
                 continue;
             }
-            let seen = unsaved(*slot, mark, (sad, writer), ReplayWindow::top);
+            let seen = unsaved(*slot, mark, (sad, writer), |window| window.top());
             mark.asked = seen.is_some();
             self.waiting.extend(seen);
         }
@@ -248,7 +248,7 @@ impl Leases {
                     };
                     lease.asked = false;
                     if is_done && let Some(sa) = sa_of(own.slot, own.key, sad, writer) {
-                        sa.seq.extend_lease(own.number);
+                        sa.seq().extend_lease(own.number);
                     }
                 }
                 Direction::Inbound => {
@@ -278,10 +278,10 @@ impl Leases {
         }
         let outbound = self.leases.iter().filter_map(|(slot, lease)| {
             let sa = sa_of(*slot, lease.key, sad, writer)?;
-            let number = sa.seq.unused();
+            let number = sa.seq().unused();
             // Where none is left, nothing is skipped by what is on disk. That may be far beyond the last: of a key that had
             // extended numbers once, and may have them again.
-            (number <= sa.seq.last()).then_some(Number {
+            (number <= sa.seq().last()).then_some(Number {
                 slot: *slot,
                 direction: Direction::Outbound,
                 key: lease.key,
@@ -289,7 +289,7 @@ impl Leases {
             })
         });
         let unsaved = |(slot, mark): (&SaIndex, &Mark)| {
-            unsaved(*slot, mark, (sad, writer), ReplayWindow::highest)
+            unsaved(*slot, mark, (sad, writer), |window| window.highest())
         };
         let inbound = self.marks.iter().filter_map(unsaved);
         let numbers: Vec<Number> = outbound.chain(inbound).collect();
@@ -367,10 +367,10 @@ fn unsaved(
     slot: SaIndex,
     mark: &Mark,
     (sad, writer): (&Sad, &Writer),
-    highest: impl Fn(&ReplayWindow) -> u64,
+    highest: impl Fn(Window<'_>) -> u64,
 ) -> Option<Number> {
     let sa = sad.inbound().get_owned(writer, slot.index())?;
-    let top = highest(&sa.window);
+    let top = highest(sa.window());
     let is_ours = sa.identity().fingerprint == mark.key;
     (is_ours && top != mark.saved).then_some(Number {
         slot,

@@ -71,6 +71,6 @@ pub fn make_ready(
 
 fn outbound(tunnel: &Tunnel, set: &EndpointSet, started: Started) -> OutboundSa {
     let sa = outbound_sa(tunnel, set, started.from);
-    sa.seq.extend_lease(started.until);
+    sa.seq().extend_lease(started.until);
     sa
 }

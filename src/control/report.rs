@@ -496,9 +496,9 @@ pub fn sa_report(
             row.outbound_refused.as_deref(),
         );
         if let Some(sa) = sad.outbound().get_owned(writer, row.slot.index()) {
-            entry.sequence = sa.seq.unused().saturating_sub(1);
-            entry.leased = sa.seq.leased();
-            if sa.seq.is_exhausted() {
+            entry.sequence = sa.seq().unused().saturating_sub(1);
+            entry.leased = sa.seq().leased();
+            if sa.seq().is_exhausted() {
                 entry.state = "exhausted".into();
             }
             if let Some(peer) = sa.peer() {
@@ -515,8 +515,8 @@ pub fn sa_report(
             row.inbound_refused.as_deref(),
         );
         if let Some(sa) = sad.inbound().get_owned(writer, row.slot.index()) {
-            entry.sequence = sa.window.top();
-            entry.window = Some(sa.window.size());
+            entry.sequence = sa.window().top();
+            entry.window = Some(sa.window().size());
             if let Some(peer) = sa.peer() {
                 fill_peer(&mut entry, &peer.cell, None);
             }

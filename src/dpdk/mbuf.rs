@@ -1,7 +1,7 @@
 //! One packet in DPDK's memory. The only file that names fields of `rte_mbuf`.
 
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::slice;
 
 use crate::buf::PacketBuf;
@@ -202,29 +202,9 @@ impl PacketBuf for Mbuf<'_> {
     }
 
     #[inline]
-    fn wrap<const N: usize>(
-        &mut self,
-        template: &[u8; N],
-        front: usize,
-        back: usize,
-    ) -> Option<&mut [u8]> {
-        let headroom = self.headroom();
-        if front > N || front > headroom || back > self.tailroom() {
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        if front > self.headroom() || back > self.tailroom() {
             return None;
-        }
-        let start = self.start();
-        // One copy of a length that the compiler knows, where there is room to let it begin before the headers.
-        let copied = if headroom >= N { N } else { front };
-        // SAFETY: `copied` is at most the headroom, so this stays within the buffer.
-        let to = unsafe { start.sub(copied) };
-        let from = template.as_ptr().wrapping_add(N - copied);
-        if copied == N {
-            // SAFETY: the template's bytes, to as many of the headroom, which this value owns (the invariant); `template`
-            // is borrowed from elsewhere, so they do not overlap.
-            unsafe { ptr::copy_nonoverlapping(from, to, N) };
-        } else {
-            // SAFETY: as above; `copied` is at most the template's length.
-            unsafe { ptr::copy_nonoverlapping(from, to, copied) };
         }
         let mbuf = self.fields_mut();
         // No overflow: both were just held against the room there is, and lengths of buffers fit 16 bits.

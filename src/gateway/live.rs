@@ -366,7 +366,7 @@ impl Live {
         let is_over = |slot: &SaIndex| {
             let by = self.in_force.standing.beside().seals_by(*slot);
             let sa = parts.sad.outbound().get_owned(parts.writer, by.index());
-            sa.is_none_or(|sa| sa.is_stopped() || sa.seq.is_exhausted())
+            sa.is_none_or(|sa| sa.is_stopped() || sa.seq().is_exhausted())
         };
         let moves = self.moves.iter();
         let due =

@@ -166,7 +166,7 @@ impl Paths {
 /// guess that, and the SPI.
 fn was_sent(sa: &OutboundSa, seq: u32) -> bool {
     // What is beyond the lease was not used.
-    let next = sa.seq.unused();
+    let next = sa.seq().unused();
     let low = crate::bits::low_32(next);
     let age = low.wrapping_sub(seq);
     (1..=RECENT).contains(&age) && u64::from(age) < next
@@ -216,7 +216,7 @@ mod tests {
                 ..SizeRules::default()
             },
         });
-        sa.seq.extend_lease(u64::MAX);
+        sa.seq().extend_lease(u64::MAX);
         assert!(
             writer
                 .replace(sad.outbound(), 0, Some(Box::new(sa)))

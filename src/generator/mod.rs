@@ -173,7 +173,7 @@ fn pattern(number: u64, at: usize) -> u8 {
         .fold(0u8, |sum, (weight, byte)| {
             sum.wrapping_add(byte.wrapping_mul(weight))
         });
-    mixed.wrapping_add(low_8(at.wrapping_mul(7)))
+    mixed.wrapping_add(low_8(at.wrapping_mul(7) as u64))
 }
 
 #[cfg(test)]

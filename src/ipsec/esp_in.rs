@@ -14,7 +14,7 @@ use crate::ipsec::esp_out::{kill_live, kill_unless};
 use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::outer::exit_ecn;
 use crate::ipsec::peer::InboundPeer;
-use crate::ipsec::replay::{BlockRun, ReplayWindow};
+use crate::ipsec::replay::{BlockRun, Window};
 use crate::ipsec::sa::InboundSa;
 use crate::ipsec::sad::{BurstSas, SadView, SpiIndex};
 use crate::ipsec::selector::{AddressPair, v4, v6};
@@ -41,7 +41,7 @@ pub fn sad_lookup_burst<'g, B: PacketBuf>(
     sas: &mut BurstSas<'g, InboundSa>,
 ) {
     let places = sas.places(metas.len());
-    if index.is_wide() {
+    if index.is_vast() {
         find_sas_ahead(packets, metas, index, sad, places);
     } else {
         for ((packet, meta), place) in packets.iter().zip(metas.iter_mut()).zip(places) {
@@ -51,7 +51,7 @@ pub fn sad_lookup_burst<'g, B: PacketBuf>(
             match find_slot(packet.data(), meta, index) {
                 Ok(slot) => {
                     meta.sa = Some(slot);
-                    *place = admit(packet.data(), meta, sad.inbound(slot));
+                    *place = admit(packet.data(), meta, index, sad.inbound(slot));
                 }
                 Err(reason) => meta.kill(reason),
             }
@@ -59,7 +59,7 @@ pub fn sad_lookup_burst<'g, B: PacketBuf>(
     }
 }
 
-/// As in sealing: with many SAs each is likely to be out of the cache, and one pass for each step asks for what the next
+/// As in sealing: with very many SAs each is likely to be out of the cache, and one pass for each step asks for what the next
 /// one reads.
 fn find_sas_ahead<'g, B: PacketBuf>(
     packets: &[B],
@@ -68,11 +68,9 @@ fn find_sas_ahead<'g, B: PacketBuf>(
     sad: SadView<'g>,
     places: &mut [Option<&'g InboundSa>],
 ) {
-    if index.is_vast() {
-        for (packet, meta) in packets.iter().zip(metas.iter()) {
-            if let Some(header) = esp_header(packet.data(), meta) {
-                index.prefetch(header.spi.get());
-            }
+    for (packet, meta) in packets.iter().zip(metas.iter()) {
+        if let Some(header) = esp_header(packet.data(), meta) {
+            index.prefetch(header.spi.get());
         }
     }
     for (packet, meta) in packets.iter().zip(metas.iter_mut()) {
@@ -92,9 +90,9 @@ fn find_sas_ahead<'g, B: PacketBuf>(
             continue;
         }
         let sa = meta.sa.and_then(|slot| sad.inbound(slot));
-        *place = admit(packet.data(), meta, sa);
+        *place = admit(packet.data(), meta, index, sa);
         if let (Some(header), Some(sa)) = (esp_header(packet.data(), meta), place) {
-            sa.window.prefetch(header.seq.get());
+            sa.window().prefetch(header.seq.get());
         }
     }
 }
@@ -104,9 +102,10 @@ fn find_sas_ahead<'g, B: PacketBuf>(
 fn admit<'g>(
     data: &[u8],
     meta: &mut PacketMeta,
+    index: &SpiIndex,
     sa: Option<&'g InboundSa>,
 ) -> Option<&'g InboundSa> {
-    match check_sa(data, meta, sa) {
+    match check_sa(data, meta, index, sa) {
         Ok(()) => sa,
         Err(reason) => {
             meta.kill(reason);
@@ -137,23 +136,29 @@ fn find_slot(data: &[u8], meta: &PacketMeta, index: &SpiIndex) -> Result<SaIndex
 }
 
 #[inline]
-fn check_sa(data: &[u8], meta: &PacketMeta, sa: Option<&InboundSa>) -> Result<(), DropReason> {
+fn check_sa(
+    data: &[u8],
+    meta: &PacketMeta,
+    index: &SpiIndex,
+    sa: Option<&InboundSa>,
+) -> Result<(), DropReason> {
     let sa = sa.ok_or(DropReason::SaDown)?;
     let header = esp_header(data, meta).ok_or(DropReason::Runt)?;
-    if sa.spi != header.spi.get() || !is_to(data, meta.kind, sa) {
+    let is_to_sole = meta.kind == PacketKind::Ipv4 && index.sole_local() == Some(meta.destination);
+    if sa.spi != header.spi.get() || !is_to_sole && !is_to(data, meta.kind, sa) {
         return Err(DropReason::NoSa);
     }
     sa.check_carrier(meta.protocol)
 }
 
 /// Whether the outer packet was sent to the SA's address.
-#[inline]
+#[inline(never)]
 fn is_to(data: &[u8], kind: PacketKind, sa: &InboundSa) -> bool {
     match kind {
         PacketKind::Ipv4 => Ipv4Header::ref_from_prefix(data)
-            .is_ok_and(|(header, _)| sa.is_at_v4(header.destination)),
+            .is_ok_and(|(header, _)| sa.local() == header.destination_addr()),
         PacketKind::Ipv6 => Ipv6Header::ref_from_prefix(data)
-            .is_ok_and(|(header, _)| sa.is_at_v6(header.destination)),
+            .is_ok_and(|(header, _)| sa.local() == header.destination_addr()),
         PacketKind::Other => false,
     }
 }
@@ -184,13 +189,13 @@ pub fn replay_check_burst<B: PacketBuf>(
 #[inline]
 fn rebuild(sa: &InboundSa, low: u32) -> Result<u64, DropReason> {
     let seq = if sa.esn {
-        sa.window
-            .rebuild(low, sa.window.top())
+        sa.window()
+            .rebuild(low, sa.window().top())
             .ok_or(DropReason::TooOld)?
     } else {
         u64::from(low)
     };
-    sa.window.check(seq)?;
+    sa.window().check(seq)?;
     Ok(seq)
 }
 
@@ -235,7 +240,7 @@ fn add_job<'a>(
         Aad::short(sa.spi, low_32(meta.seq))
     };
     let job = OpenJob {
-        key: sa.key.get(),
+        key: sa.key(),
         nonce: aead::nonce(*sa.salt, iv),
         aad,
         text,
@@ -256,11 +261,11 @@ pub fn window_commit_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, InboundS
         match (sa, run) {
             // With many SAs most runs are of one packet.
             (Some(sa), [meta]) if meta.is_live() => {
-                if sa.window.commit(BlockRun::new(meta.seq)) == 0 {
-                    meta.kill(refusal(&sa.window, meta.seq));
+                if sa.window().commit(BlockRun::new(meta.seq)) == 0 {
+                    meta.kill(refusal(sa.window(), meta.seq));
                 }
             }
-            (Some(sa), run) => commit_run(run, &sa.window),
+            (Some(sa), run) => commit_run(run, sa.window()),
             // Nothing that was opened is without its SA.
             (None, run) => kill_live(run, DropReason::SaDown),
         }
@@ -270,7 +275,7 @@ pub fn window_commit_burst(metas: &mut [PacketMeta], sas: &BurstSas<'_, InboundS
 
 /// Commits packets of one SA, block by block.
 #[inline]
-fn commit_run(mut rest: &mut [PacketMeta], window: &ReplayWindow) {
+fn commit_run(mut rest: &mut [PacketMeta], window: Window<'_>) {
     // Each turn takes at least one packet off the front.
     while let Some(first) = rest.iter().position(PacketMeta::is_live) {
         let (_, tail) = std::mem::take(&mut rest).split_at_mut(first);
@@ -297,7 +302,7 @@ fn commit_run(mut rest: &mut [PacketMeta], window: &ReplayWindow) {
 
 /// Why a window did not take a number: now that it has moved, it says so.
 #[cold]
-fn refusal(window: &ReplayWindow, seq: u64) -> DropReason {
+fn refusal(window: Window<'_>, seq: u64) -> DropReason {
     window.check(seq).err().unwrap_or(DropReason::Replayed)
 }
 
@@ -315,10 +320,10 @@ pub fn note_peers_burst<B: PacketBuf>(
         //# response to a new packet; otherwise, an attacker can revert the
         //# addresses with old replayed packets.
         if let Some(sa) = sa
-            && let Some(peer) = &sa.peer
+            && let Some(peer) = sa.peer()
             && peer.is_followed()
             && meta.is_live()
-            && meta.seq >= sa.window.top()
+            && meta.seq >= sa.window().top()
         {
             note_peer(packet.data(), meta, peer);
         }

@@ -9,14 +9,14 @@ use crate::bits::{low_16, low_32};
 use crate::buf::PacketBuf;
 use crate::crypto::aead::{self, Aad, IV_LEN, SealJob};
 use crate::drop::DropReason;
-use crate::ipsec::sa::{DF, OutboundSa};
+use crate::ipsec::sa::{DF, MAX_TEMPLATE, OutboundSa};
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::BurstSas;
 use crate::ipsec::seq::SeqRun;
 use crate::meta::{BURST, PacketKind, PacketMeta};
 use crate::wire::esp;
 use crate::wire::ip::protocol;
-use crate::wire::ipv4::Ipv4Header;
+use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::udp::UdpHeader;
 use crate::wire::{checksum, udp};
@@ -115,14 +115,20 @@ pub fn esp_encapsulate_burst<'a, B: PacketBuf>(
     has_udp6
 }
 
-/// What nearly every SA puts before a packet.
+/// What nearly every SA puts before a packet, in the words in which it is written.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct PlainHeaders {
-    ip: Ipv4Header,
+    /// IPv4 up to flags and fragment offset.
+    first: [u8; 8],
+    /// Its TTL, protocol, checksum and source.
+    second: [u8; 8],
+    destination: [u8; 4],
     esp: [u8; esp::HEADER_LEN],
     iv: [u8; IV_LEN],
 }
+
+const _: () = assert!(PLAIN_LEN == ipv4::HEADER_LEN + esp::HEADER_LEN + IV_LEN);
 
 /// As [`encapsulate`], where the headers are IPv4 and ESP: with lengths that the compiler knows.
 #[inline(always)]
@@ -135,7 +141,7 @@ fn encapsulate_plain<'a, B: PacketBuf>(
     let (next_header, inner_flags) = inner_kind(meta)?;
     let inner_len = packet.data().len();
     let data = packet
-        .wrap(&sa.template, PLAIN_LEN, sa.tailroom(inner_len))
+        .grow(PLAIN_LEN, sa.tailroom(inner_len))
         .ok_or(DropReason::NoRoom)?;
     let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
     let (headers, text) = data
@@ -144,11 +150,39 @@ fn encapsulate_plain<'a, B: PacketBuf>(
     write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
     let seq = meta.seq;
     let headers = PlainHeaders::mut_from_bytes(headers).map_err(|_| DropReason::NoRoom)?;
+    let [first, second] = plain_v4(sa, total, meta, inner_flags);
+    headers.first = first.to_be_bytes();
+    headers.second = second.to_be_bytes();
+    headers.destination = sa.destination;
+    headers.esp = esp_header(sa, seq);
     // RFC 4106 section 3.1 leaves the IV to the sender; the 64-bit sequence number is unique as it must be.
     headers.iv = seq.to_be_bytes();
-    headers.esp = esp_header(sa, seq);
-    fill_v4(sa, &mut headers.ip, total, meta, (inner_flags, sa.sum));
     add_job(jobs, sa, seq, text)
+}
+
+/// An outer IPv4 header up to its destination, as the two big-endian words that it is.
+#[inline(always)]
+fn plain_v4(sa: &OutboundSa, total: u16, meta: &PacketMeta, flags: u8) -> [u64; 2] {
+    let tos = sa.shape.tos(meta.tos);
+    let [destination, source] =
+        [sa.destination, sa.source].map(|address| u64::from(u32::from_be_bytes(address)));
+    let first = 0x45 << 56
+        | u64::from(tos) << 48
+        | u64::from(total) << 32
+        // Unique for long enough where routers may fragment, and of no meaning where not (RFC 6864 section 4).
+        | u64::from(low_16(meta.seq)) << 16
+        | u64::from(sa.shape.ip_flags(flags)) << 8;
+    let second = u64::from(sa.shape.hop_limit) << 56 | u64::from(protocol::ESP) << 48 | source;
+    // Words of any length add up to the same checksum as those of 16 bits (RFC 1071 section 2).
+    let sum = (first >> 32)
+        .wrapping_add(u64::from(low_32(first)))
+        .wrapping_add(second >> 32)
+        .wrapping_add(source)
+        .wrapping_add(destination);
+    let sum = low_32(sum >> 32)
+        .wrapping_add(low_32(sum) >> 16)
+        .wrapping_add(low_32(sum) & 0xffff);
+    [first, second | u64::from(checksum::finish(sum)) << 32]
 }
 
 const PLAIN_LEN: usize = size_of::<PlainHeaders>();
@@ -160,22 +194,27 @@ fn encapsulate<'a, B: PacketBuf>(
     meta: &PacketMeta,
     jobs: &mut SealJobs<'a>,
 ) -> Result<(), DropReason> {
+    if sa.is_stopped() {
+        return Err(DropReason::SaExpired);
+    }
     let (next_header, inner_flags) = inner_kind(meta)?;
-    let peer = match &sa.peer {
+    let peer = match sa.peer() {
         Some(peer) => Some(peer.cell.get().ok_or(DropReason::SaDown)?),
         None => None,
     };
     let inner_len = packet.data().len();
     let front = sa.headroom();
-    let back = sa.tailroom(inner_len);
-    let wrapped = if sa.shape.is_v4() {
-        packet.wrap(&sa.template, front, back)
-    } else {
-        packet.wrap(&sa.far.long_template, front, back)
-    };
-    let data = wrapped.ok_or(DropReason::NoRoom)?;
+    let (_, template) = sa
+        .far
+        .template
+        .split_at_checked(MAX_TEMPLATE.wrapping_sub(front))
+        .ok_or(DropReason::NoRoom)?;
+    let data = packet
+        .grow(front, sa.tailroom(inner_len))
+        .ok_or(DropReason::NoRoom)?;
     let total = u16::try_from(data.len()).map_err(|_| DropReason::TooBig)?;
     let (headers, text) = data.split_at_mut_checked(front).ok_or(DropReason::NoRoom)?;
+    headers.copy_from_slice(template);
     write_trailer(text, inner_len, next_header).ok_or(DropReason::NoRoom)?;
     fill_headers(sa, headers, total, meta, (inner_flags, peer)).ok_or(DropReason::NoRoom)?;
     add_job(jobs, sa, meta.seq, text)
@@ -206,7 +245,7 @@ fn add_job<'a>(
         Aad::short(sa.spi(), low_32(seq))
     };
     let job = SealJob {
-        key: sa.key.get(),
+        key: sa.key(),
         nonce: aead::nonce(*sa.salt, seq.to_be_bytes()),
         aad,
         text,
@@ -276,7 +315,7 @@ fn fill_headers(
     *esp = esp_header(sa, meta.seq);
     let datagram = if sa.shape.is_v4() {
         let (header, datagram) = Ipv4Header::mut_from_prefix(before).ok()?;
-        let mut sum = sa.sum;
+        let mut sum = sa.far.sum;
         if let Some(SocketAddr::V4(peer)) = peer {
             header.destination = peer.ip().octets();
             sum = checksum::add_bytes(sum, &header.destination);
@@ -347,7 +386,7 @@ fn fill_udp6_checksum(sa: &OutboundSa, data: &mut [u8]) {
     };
     let len = low_32(datagram.len() as u64);
     // As it stands there: the peer may have moved since.
-    let sum = checksum::add_bytes(sa.sum, &header.destination)
+    let sum = checksum::add_bytes(sa.far.sum, &header.destination)
         .wrapping_add(len)
         .wrapping_add(u32::from(protocol::UDP));
     let value = match checksum::finish(checksum::add_bytes(sum, datagram)) {
@@ -395,7 +434,7 @@ mod tests {
                 ecn: EcnMode::Normal,
             },
         });
-        sa.seq.extend_lease(u64::MAX);
+        sa.seq().extend_lease(u64::MAX);
         Some(Box::new(sa))
     }
 
@@ -442,6 +481,28 @@ mod tests {
             }];
             open_burst(&mut jobs);
             assert!(jobs[0].authentic, "key of the old one");
+        }
+    }
+
+    #[test]
+    fn stopped_sa_seals_nothing_though_packets_have_numbers_and_its_owner_a_stock() {
+        let sa = sa(1, 1).expect("an SA");
+        let (mut packets, metas) = burst();
+        let (mut with_numbers, mut without) = (metas, metas);
+        let mut sas = BurstSas::default();
+        sas.places(2).fill(Some(&*sa));
+        let worker = WorkerId::new();
+        // It counts first, so that it owns the SA.
+        sa.counters().add(&worker, 1, 40);
+        seq_assign_burst(&mut with_numbers, &sas, &worker);
+        assert!(with_numbers.iter().all(PacketMeta::is_live));
+        sa.stop();
+        let mut jobs = SealJobs::new();
+        esp_encapsulate_burst(&mut packets, &mut with_numbers, &sas, &mut jobs);
+        assert!(jobs.is_empty());
+        seq_assign_burst(&mut without, &sas, &worker);
+        for meta in with_numbers.into_iter().chain(without) {
+            assert_eq!(meta.fate, Fate::Dropped(DropReason::SaExpired));
         }
     }
 

@@ -40,7 +40,7 @@ impl FlatKey for (u128, u128) {
     }
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Entry<K, V> {
     key: K,
     /// `None` where the place is free.
@@ -56,13 +56,17 @@ pub struct FlatMap<K, V> {
     len: usize,
 }
 
-impl<K: FlatKey, V: Copy + Default> FlatMap<K, V> {
+impl<K: FlatKey, V: Copy> FlatMap<K, V> {
     /// The table of `pairs`; of two with equal keys the first stands.
     pub fn new(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let pairs: Vec<_> = pairs.into_iter().collect();
         let places = pairs.len().saturating_mul(2).max(2).next_power_of_two();
+        let free = Entry {
+            key: K::default(),
+            value: None,
+        };
         let mut map = Self {
-            entries: vec![Entry::default(); places].into(),
+            entries: vec![free; places].into(),
             shift: u64::BITS.saturating_sub(places.trailing_zeros()),
             len: 0,
         };
@@ -148,7 +152,7 @@ impl<K: FlatKey, V: Copy + Default> FlatMap<K, V> {
     }
 }
 
-impl<K: FlatKey, V: Copy + Default> Default for FlatMap<K, V> {
+impl<K: FlatKey, V: Copy> Default for FlatMap<K, V> {
     fn default() -> Self {
         Self::new([])
     }

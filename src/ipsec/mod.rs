@@ -27,4 +27,3 @@ pub mod selector;
 pub mod seq;
 pub mod spd;
 pub mod traffic;
-mod window_words;

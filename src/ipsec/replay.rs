@@ -8,7 +8,6 @@
 
 use crate::bits::low_32;
 use crate::drop::DropReason;
-use crate::ipsec::window_words::WindowWords;
 use crate::rcu::prefetch;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -22,20 +21,27 @@ const BLOCK: u64 = 32;
 /// can do so 32 times each before every bit is set.
 const MAX_ATTEMPTS: usize = 4096;
 
-/// An anti-replay window over 64-bit sequence numbers.
-pub struct ReplayWindow {
-    /// A power of two of words, enough for the window and the block at its right edge.
-    words: WindowWords,
-    /// log2 of the number of words.
-    laps_shift: u32,
-    /// Window size in packets.
-    size: u64,
-    /// Numbers up to here count as seen: the state saved when the gateway stopped.
-    floor: u64,
+/// An anti-replay window over 64-bit sequence numbers, wherever its parts are: of an SA the top and the size lie on its one cache
+/// line, and the words apart.
+#[derive(Clone, Copy)]
+pub struct Window<'a> {
     /// Highest number seen, or for a moment a lower one that another worker saw at the same time: it is written by a load
-    /// and a store. Only the left edge follows from it. A number counts once in any case, for its word says so. On the line
-    /// of all the above: whoever reads them reads this too.
+    /// and a store. Only the left edge follows from it. A number counts once in any case, for its word says so.
+    pub(super) top: &'a AtomicU64,
+    /// A power of two of words, enough for the window and the block at its right edge.
+    pub(super) words: &'a [AtomicU64],
+    /// Window size in packets.
+    pub(super) size: u64,
+    /// Numbers up to here count as seen: the state saved when the gateway stopped. The words say so, and this says why.
+    pub(super) floor: &'a u64,
+}
+
+/// A window by itself.
+pub struct ReplayWindow {
     top: AtomicU64,
+    words: Box<[AtomicU64]>,
+    size: u64,
+    floor: u64,
 }
 
 /// Packets of one block that are to be committed together.
@@ -76,49 +82,88 @@ impl BlockRun {
     }
 }
 
+/// The size that a window of `size` packets has: from 64 to 65,536.
+pub(super) fn window_size(size: u32) -> u32 {
+    size.clamp(MIN_WINDOW, MAX_WINDOW)
+}
+
+/// How many words a window of `size` packets has.
+pub(super) fn window_words(size: u32) -> usize {
+    let blocks = (u64::from(size) / BLOCK).saturating_add(1);
+    // Some thousands at most.
+    usize::try_from(blocks.next_power_of_two()).unwrap_or(1)
+}
+
+/// What the word at `index` of `words` is at first, where all numbers up to `floor` count as seen.
+pub(super) fn first_word(floor: u64, index: u64, words: usize) -> u64 {
+    let words = words as u64;
+    let shift = words.trailing_zeros();
+    let last = floor / BLOCK;
+    // The latest block of this word that is not beyond the floor's.
+    let behind = last.wrapping_sub(index) & words.wrapping_sub(1);
+    match last.checked_sub(behind) {
+        Some(block) => {
+            let seen = if behind == 0 {
+                u32::MAX >> (floor % BLOCK).abs_diff(BLOCK - 1)
+            } else {
+                u32::MAX
+            };
+            u64::from(low_32(block >> shift)) << 32 | u64::from(seen)
+        }
+        // There is none: nothing of the first lap was seen.
+        None => 0,
+    }
+}
+
 impl ReplayWindow {
     /// A window of `size` packets (clamped to 64 to 65,536) in which every number up to `floor` counts as seen.
     pub fn new(size: u32, floor: u64) -> Self {
-        let size = size.clamp(MIN_WINDOW, MAX_WINDOW);
-        let blocks = (u64::from(size) / BLOCK)
-            .saturating_add(1)
-            .next_power_of_two();
-        // Some thousands at most.
-        let words = usize::try_from(blocks).unwrap_or(0);
-        let laps_shift = blocks.trailing_zeros();
-        // Words begin on the floor's lap, so that none looks half the circle of laps away from the next number.
-        let lap = low_32((floor / BLOCK) >> laps_shift);
+        let size = window_size(size);
+        let words = window_words(size);
         Self {
-            words: WindowWords::new(words, u64::from(lap) << 32),
-            laps_shift,
+            top: AtomicU64::new(floor),
+            words: (0..words as u64)
+                .map(|index| AtomicU64::new(first_word(floor, index, words)))
+                .collect(),
             size: u64::from(size),
             floor,
-            top: AtomicU64::new(floor),
         }
     }
 
+    /// What is done with it.
+    pub fn get(&self) -> Window<'_> {
+        Window {
+            top: &self.top,
+            words: &self.words,
+            size: self.size,
+            floor: &self.floor,
+        }
+    }
+}
+
+impl Window<'_> {
     /// Window size, in packets.
-    pub fn size(&self) -> u64 {
+    pub fn size(self) -> u64 {
         self.size
     }
 
     /// Highest number seen; for a moment it may be one that is lower by what workers commit at one moment.
     #[inline]
-    pub fn top(&self) -> u64 {
+    pub fn top(self) -> u64 {
         self.top.load(Ordering::Relaxed)
     }
 
     /// Highest number seen, exactly: for when no worker commits any more. Reads the whole window.
-    pub fn highest(&self) -> u64 {
+    pub fn highest(self) -> u64 {
         let top = self.top();
-        let lap_of_top = (top / BLOCK) >> self.laps_shift;
+        let lap_of_top = (top / BLOCK) >> self.laps_shift();
         let numbers = self.words.iter().zip(0u64..).filter_map(|(word, index)| {
             let word = word.load(Ordering::Relaxed);
             let highest_bit = low_32(word).checked_ilog2()?;
             // A word's lap is never far from the top's.
             let ahead = lap_of(word).wrapping_sub(low_32(lap_of_top)).cast_signed();
             let lap = lap_of_top.checked_add_signed(i64::from(ahead))?;
-            let block = lap << self.laps_shift | index;
+            let block = lap << self.laps_shift() | index;
             Some(
                 block
                     .wrapping_mul(BLOCK)
@@ -130,7 +175,7 @@ impl ReplayWindow {
 
     /// The 64-bit number whose low half is `low`, the one nearest the window (RFC 4303 appendix A2.2); `None` where it
     /// would lie before the first.
-    pub fn rebuild(&self, low: u32, top: u64) -> Option<u64> {
+    pub fn rebuild(self, low: u32, top: u64) -> Option<u64> {
         let top_low = top & 0xffff_ffff;
         let low = u64::from(low);
         let high = top >> 32;
@@ -156,13 +201,13 @@ impl ReplayWindow {
     /// # Errors
     /// `ZeroSequence`, `TooOld` or `Replayed`.
     #[inline]
-    pub fn check(&self, seq: u64) -> Result<(), DropReason> {
+    pub fn check(self, seq: u64) -> Result<(), DropReason> {
         self.check_edge(seq, self.top())?;
         let block = seq / BLOCK;
         let word = self.word(block).load(Ordering::Relaxed);
         let ahead = self.lap(block).wrapping_sub(lap_of(word));
         if ahead == 0 && low_32(word) & BlockRun::bit(seq) != 0 {
-            return Err(DropReason::Replayed);
+            return Err(self.why_seen(seq));
         }
         if is_behind(ahead) {
             return Err(DropReason::TooOld);
@@ -172,12 +217,12 @@ impl ReplayWindow {
 
     /// Commits a run whose packets have all been verified. Returns the bits that were accepted: new, and not left of
     /// the window. Call it only after the ICV check.
-    pub fn commit(&self, run: BlockRun) -> u32 {
+    pub fn commit(self, run: BlockRun) -> u32 {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.3
         //# The receive window is updated only if the integrity verification succeeds.
         let top = self.top();
         // Numbers up to the left edge are none of the window's; how many of the block those are decides which bits count.
-        let edge = self.floor.max(top.saturating_sub(self.size));
+        let edge = top.saturating_sub(self.size);
         let outside = edge
             .saturating_add(1)
             .saturating_sub(run.block.wrapping_mul(BLOCK));
@@ -197,7 +242,7 @@ impl ReplayWindow {
         accepted
     }
 
-    fn commit_word(&self, block: u64, bits: u32) -> u32 {
+    fn commit_word(self, block: u64, bits: u32) -> u32 {
         let lap = self.lap(block);
         let slot = self.word(block);
         let mut word = slot.load(Ordering::Relaxed);
@@ -222,20 +267,34 @@ impl ReplayWindow {
     }
 
     #[inline]
-    fn check_edge(&self, seq: u64, top: u64) -> Result<(), DropReason> {
+    fn check_edge(self, seq: u64, top: u64) -> Result<(), DropReason> {
         if seq == 0 {
             return Err(DropReason::ZeroSequence);
         }
-        if seq <= self.floor || seq <= top.saturating_sub(self.size) {
+        if seq <= top.saturating_sub(self.size) {
             return Err(DropReason::TooOld);
         }
         Ok(())
     }
 
+    #[cold]
+    fn why_seen(self, seq: u64) -> DropReason {
+        if seq <= *self.floor {
+            DropReason::TooOld
+        } else {
+            DropReason::Replayed
+        }
+    }
+
     /// Asks for the word of the number whose low half is `low`.
     #[inline]
-    pub fn prefetch(&self, low: u32) {
+    pub fn prefetch(self, low: u32) {
         prefetch(self.word(u64::from(low) / BLOCK));
+    }
+
+    #[inline]
+    fn laps_shift(self) -> u32 {
+        self.words.len().trailing_zeros()
     }
 
     #[inline]
@@ -245,12 +304,12 @@ impl ReplayWindow {
         usize::try_from(index)
             .ok()
             .and_then(|index| self.words.get(index))
-            .unwrap_or(&self.top)
+            .unwrap_or(self.top)
     }
 
     /// Which turn round the ring `block` belongs to; 32 bits of it tell laps apart for 2^38 packets and more.
-    fn lap(&self, block: u64) -> u32 {
-        low_32(block >> self.laps_shift)
+    fn lap(self, block: u64) -> u32 {
+        low_32(block >> self.laps_shift())
     }
 }
 
@@ -278,7 +337,7 @@ mod models {
         let work = |window: Arc<ReplayWindow>, seqs: &'static [u64]| {
             let mut accepted = Vec::new();
             for &seq in seqs {
-                if window.commit(BlockRun::new(seq)) != 0 {
+                if window.get().commit(BlockRun::new(seq)) != 0 {
                     accepted.push(seq);
                 }
             }

@@ -3,9 +3,12 @@
 //! SAs stand apart from the published tables, so that a new policy resets no counter; installing or replacing one is
 //! one pointer store.
 
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
 use crate::ids::{SaIndex, Spi};
 use crate::ipsec::flat::FlatMap;
-use crate::ipsec::sa::{HOT_LINES, InboundSa, OutboundSa};
+use crate::ipsec::sa::{InboundSa, OutboundSa};
 use crate::meta::BURST;
 use crate::rcu::{Guard, Slots, SlotsView, Writer};
 
@@ -75,13 +78,13 @@ impl<'g> SadView<'g> {
     /// Asks for what a packet needs of the outbound SA in `slot`, where it most likely is.
     #[inline]
     pub fn prefetch_outbound(&self, slot: SaIndex) {
-        self.outbound.prefetch(slot.index(), HOT_LINES);
+        self.outbound.prefetch(slot.index(), 1);
     }
 
     /// As [`Self::prefetch_outbound`], for the inbound SA in `slot`.
     #[inline]
     pub fn prefetch_inbound(&self, slot: SaIndex) {
-        self.inbound.prefetch(slot.index(), HOT_LINES);
+        self.inbound.prefetch(slot.index(), 1);
     }
 }
 
@@ -153,21 +156,44 @@ pub const VAST: usize = 2048;
 /// Inbound SPIs that were chosen by hand, to their slots. Immutable, published with the tables.
 #[derive(Default)]
 pub struct SpiIndex {
-    slots: FlatMap<u32, SaIndex>,
+    /// Slots and one, so that a free place of the table needs no room of its own.
+    slots: FlatMap<u32, NonZeroU32>,
+    sole_local: Option<u32>,
 }
 
 impl SpiIndex {
-    /// The index of `entries`.
-    pub fn new(entries: impl IntoIterator<Item = (Spi, SaIndex)>) -> Self {
+    /// The index of SAs by their SPIs, each with our outer address.
+    pub fn new(entries: impl IntoIterator<Item = (Spi, SaIndex, IpAddr)>) -> Self {
+        let entries: Vec<_> = entries.into_iter().collect();
+        let sole_local = match entries.first() {
+            Some((.., IpAddr::V4(first))) => entries
+                .iter()
+                .all(|(.., local)| local == first)
+                .then_some(first.to_bits()),
+            _ => None,
+        };
+        let held = |(spi, slot, _): (Spi, SaIndex, IpAddr)| {
+            // No SAD has so many slots that the last is left out.
+            Some((spi.get(), NonZeroU32::MIN.checked_add(slot.0)?))
+        };
         Self {
-            slots: FlatMap::new(entries.into_iter().map(|(spi, slot)| (spi.get(), slot))),
+            slots: FlatMap::new(entries.into_iter().filter_map(held)),
+            sole_local,
         }
+    }
+
+    /// Our outer address where all SAs have the same one, of IPv4: then a packet that was sent there was sent to its SA's, and the
+    /// SA need not be asked.
+    #[inline]
+    pub fn sole_local(&self) -> Option<u32> {
+        self.sole_local
     }
 
     /// The slot of `spi`, in host byte order.
     #[inline]
     pub fn slot(&self, spi: u32) -> Option<SaIndex> {
-        self.slots.get(spi)
+        let held = self.slots.get(spi)?;
+        Some(SaIndex(held.get().wrapping_sub(1)))
     }
 
     /// Asks for what [`Self::slot`] will read.

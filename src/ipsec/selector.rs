@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::bits::low_8;
+
 /// An address as an integer: `u32` for IPv4, `u128` for IPv6.
 pub trait Address: Copy + Eq + Ord + std::hash::Hash + std::ops::BitAnd<Output = Self> {
     /// The mask of a prefix of `len` bits; all ones where `len` is the family's length or more.
@@ -92,33 +94,39 @@ pub struct PrefixSet {
     v6: Box<[(u128, u128)]>,
 }
 
-/// One IPv4 network.
+/// One IPv4 network, in five bytes where it is taken apart.
 #[derive(Clone, Copy, Debug)]
-pub struct V4Net {
-    network: u32,
-    mask: u32,
+pub struct V4Prefix {
+    /// The bits that its addresses have in common, and nothing behind them.
+    pub prefix: u32,
+    /// How many bits follow.
+    pub host_bits: u8,
 }
 
-impl V4Net {
-    /// Holds no address.
+impl V4Prefix {
+    /// Holds no address: of what is before all bits, none have a one.
     const NONE: Self = Self {
-        network: 1,
-        mask: 0,
+        prefix: 1,
+        host_bits: 32,
     };
 
     /// Whether `address` is in it.
     #[inline]
     pub fn contains(self, address: u32) -> bool {
-        address & self.mask == self.network
+        u64::from(address).wrapping_shr(u32::from(self.host_bits)) == u64::from(self.prefix)
     }
 }
 
 impl PrefixSet {
     /// The first IPv4 network of the set, or one that holds nothing.
-    pub fn first_v4(&self) -> V4Net {
-        self.v4
-            .first()
-            .map_or(V4Net::NONE, |&(network, mask)| V4Net { network, mask })
+    pub fn first_v4(&self) -> V4Prefix {
+        self.v4.first().map_or(V4Prefix::NONE, |&(network, mask)| {
+            let host_bits = mask.trailing_zeros();
+            V4Prefix {
+                prefix: network.checked_shr(host_bits).unwrap_or(0),
+                host_bits: low_8(host_bits.into()),
+            }
+        })
     }
 
     /// The set of `networks`.

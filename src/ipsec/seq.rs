@@ -7,9 +7,10 @@
 //! ahead, and hands out of that stock while nobody else has taken any. A number that another worker took since would be
 //! far ahead of the stock, and the peer's window might leave the stock behind; so then the rest of it is given up.
 
-use crate::bits::low_32;
+use crate::bits::low_8;
 use crate::drop::DropReason;
-use crate::sync::{AtomicU64, Ordering};
+use crate::rcu::prefetch;
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
 
 /// Last number that an SA with 32-bit numbers may use (RFC 4303 section 3.3.3).
 pub const LAST_SHORT: u64 = u32::MAX as u64;
@@ -21,7 +22,7 @@ pub const LAST_EXTENDED: u64 = u64::MAX - (1 << 32);
 /// has run out, and the way of those that have numbers left is the same as without lifetimes.
 const STOPPED: u64 = 0;
 
-/// Hands out the sequence numbers of one outbound SA.
+/// What all workers share of the sequence numbers of one outbound SA.
 ///
 /// Whoever takes numbers reads all fields, so they share a cache line; the lease is written a few times a second.
 pub struct SeqAllocator {
@@ -31,30 +32,29 @@ pub struct SeqAllocator {
     leased: AtomicU64,
     /// Last number of this SA: of its kind, or of its lifetime.
     last: u64,
-    /// The first number in the owner's stock, which it alone writes, by a load and a store.
-    stock: AtomicU64,
-    /// How many numbers are in stock, and in the high half how many of them were taken ahead at the last time. As `stock`.
-    stocked: AtomicU64,
+    /// How many numbers the owner took ahead at the last time; it alone writes this.
+    ahead: AtomicU8,
+    /// Whether another worker ever took numbers: 1, or 0.
+    is_shared: AtomicU8,
 }
 
-/// Most numbers that the owner of an SA takes ahead. Runs of so many need no stock.
+/// Most numbers that the owner of an SA takes ahead where others take some too. Runs of so many need no stock.
 const MOST_AHEAD: u64 = 32;
+/// And where nobody else ever did: once they do, so many are given up at most.
+const ALONE_AHEAD: u64 = 128;
 
-/// What the owner of an SA has taken and not used.
+/// The sequence numbers of one outbound SA: what workers share, and what the owner has taken and not used, its stock.
+///
+/// The stock is on the cache line that a packet needs of its SA anyway. All numbers in it are leased.
 #[derive(Clone, Copy)]
-struct Stock {
-    first: u64,
-    len: u64,
-    /// How many were taken ahead at the last time.
-    ahead: u64,
-}
-
-impl Stock {
-    /// Whether nobody has taken a number since, where `next` is the next to be taken.
-    #[inline]
-    fn is_latest(self, next: u64) -> bool {
-        self.first.wrapping_add(self.len) == next
-    }
+pub struct Seq<'a> {
+    /// The first number in stock. The owner alone writes it.
+    pub(super) stock: &'a AtomicU64,
+    /// How many numbers are in stock. The owner writes it, by a load and a store, and another worker that takes numbers makes
+    /// it 0, so that the owner gives up what is left; where the owner writes at that moment, it may go on with it until that
+    /// worker takes some again. The numbers are its own in any case.
+    pub(super) len: &'a AtomicU8,
+    pub(super) shared: &'a SeqAllocator,
 }
 
 /// Consecutive sequence numbers that belong to whoever took them.
@@ -77,8 +77,8 @@ impl SeqAllocator {
             next: AtomicU64::new(next),
             leased: AtomicU64::new(next),
             last,
-            stock: AtomicU64::new(next),
-            stocked: AtomicU64::new(0),
+            ahead: AtomicU8::new(0),
+            is_shared: AtomicU8::new(0),
         }
     }
 
@@ -90,168 +90,9 @@ impl SeqAllocator {
             .min(next.saturating_add(packets).saturating_sub(1));
     }
 
-    /// Takes up to `count` numbers for the worker that owns the SA: mostly out of its stock, without an atomic addition.
-    ///
-    /// For one thread only. That two never own an SA is what [`super::sa::OutboundSa::take_numbers`] sees to.
-    #[inline]
-    pub(super) fn take_as_owner(&self, count: u64) -> SeqRun {
-        let (stock, next) = (self.stock(), self.next.load(Ordering::Relaxed));
-        if count > stock.len || !stock.is_latest(next) {
-            return self.restock(stock, next, count);
-        }
-        self.hand_out(stock, self.leased.load(Ordering::Acquire), count)
-    }
-
-    /// As [`Self::take_as_owner`], where the stock is too small, or no longer the latest numbers.
-    fn restock(&self, stock: Stock, next: u64, count: u64) -> SeqRun {
-        let leased = self.leased.load(Ordering::Acquire);
-        let is_latest = stock.is_latest(next);
-        // As in `take`.
-        if next >= leased {
-            let len = if is_latest { stock.len } else { 0 };
-            let run = self.hand_out(Stock { len, ..stock }, leased, count.min(len));
-            let short = Some(self.shortage(leased));
-            return SeqRun { short, ..run };
-        }
-        // Twice as many as the last time, so that what is given up when another worker comes is no more than was used.
-        let ahead = match stock.ahead {
-            _ if !is_latest => 0,
-            last if count < MOST_AHEAD => last.saturating_mul(2).clamp(1, MOST_AHEAD),
-            last => last,
-        };
-        let more = if count < MOST_AHEAD { ahead } else { 0 };
-        let wanted = count.saturating_add(more);
-        let first = self.next.fetch_add(wanted, Ordering::Relaxed);
-        let stock = if is_latest && first == next {
-            let len = stock.len.saturating_add(wanted);
-            Stock {
-                len,
-                ahead,
-                ..stock
-            }
-        } else {
-            let len = wanted;
-            Stock { first, len, ahead }
-        };
-        self.hand_out(stock, leased, count)
-    }
-
-    /// Hands out `count` numbers of `stock`, which has so many, as far as they are leased, and notes what is left.
-    #[inline]
-    fn hand_out(&self, stock: Stock, leased: u64, count: u64) -> SeqRun {
-        let granted = leased.saturating_sub(stock.first).min(count);
-        let left = stock.len.wrapping_sub(granted);
-        self.stock
-            .store(stock.first.wrapping_add(granted), Ordering::Relaxed);
-        self.stocked
-            .store(stock.ahead << 32 | left, Ordering::Relaxed);
-        SeqRun {
-            first: stock.first,
-            count: granted,
-            short: (granted < count).then(|| self.shortage(leased)),
-        }
-    }
-
-    #[inline]
-    fn stock(&self) -> Stock {
-        let stocked = self.stocked.load(Ordering::Relaxed);
-        Stock {
-            first: self.stock.load(Ordering::Relaxed),
-            len: u64::from(low_32(stocked)),
-            ahead: stocked >> 32,
-        }
-    }
-
-    /// Takes up to `count` numbers, with one atomic addition.
-    #[inline]
-    pub fn take(&self, count: u64) -> SeqRun {
-        let leased = self.leased.load(Ordering::Acquire);
-        // Looked at before adding, so that an exhausted SA overshoots by no more than what workers add at one moment.
-        if self.next.load(Ordering::Relaxed) >= leased {
-            return SeqRun {
-                first: leased,
-                count: 0,
-                short: Some(self.shortage(leased)),
-            };
-        }
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let granted = leased.saturating_sub(first).min(count);
-        SeqRun {
-            first,
-            count: granted,
-            short: (granted < count).then(|| self.shortage(leased)),
-        }
-    }
-
-    /// Next number that would be used. While workers take numbers it may be some too high, never too low.
-    pub fn next(&self) -> u64 {
-        let (stock, next) = (self.stock(), self.next.load(Ordering::Relaxed));
-        if stock.is_latest(next) {
-            stock.first
-        } else {
-            next
-        }
-    }
-
-    /// The number that the next packet would get, were it taken now; it is not.
-    ///
-    /// # Errors
-    /// Why there would be none: as in [`SeqRun::short`].
-    pub fn peek(&self) -> Result<u64, DropReason> {
-        let leased = self.leased.load(Ordering::Acquire);
-        let next = self.next();
-        if next < leased {
-            Ok(next)
-        } else {
-            Err(self.shortage(leased))
-        }
-    }
-
-    /// First number that nobody was given: what is beyond the lease was taken and not used.
-    pub fn unused(&self) -> u64 {
-        match self.leased() {
-            // The lease is not known any more; what a worker was given in the moment of stopping is below this all the same.
-            None => self.next().min(self.last.saturating_add(1)),
-            Some(leased) => self.next().min(leased),
-        }
-    }
-
-    /// First number that must not be used yet; `None` where the SA was stopped.
-    pub fn leased(&self) -> Option<u64> {
-        let leased = self.leased.load(Ordering::Relaxed);
-        (leased != STOPPED).then_some(leased)
-    }
-
-    /// Last number of this SA.
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
-    /// Whether every number of its kind has been used: the SA needs a new key.
-    pub fn is_exhausted(&self) -> bool {
-        !self.ends_early() && self.next() > self.last
-    }
-
     /// Whether the last number is one of a lifetime.
     fn ends_early(&self) -> bool {
         self.last != LAST_SHORT && self.last != LAST_EXTENDED
-    }
-
-    /// Allows numbers below `until`, which must be on disk by now. Never takes a lease back, and gives none to an SA that was
-    /// stopped.
-    pub fn extend_lease(&self, until: u64) {
-        let until = until.min(self.last.saturating_add(1));
-        // Nothing is changed where there is nothing to extend.
-        let _ = self
-            .leased
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |leased| {
-                (leased != STOPPED && leased < until).then_some(until)
-            });
-    }
-
-    /// Gives out no more numbers, for good. A worker that asks at this very moment may still be given those of one run.
-    pub(super) fn stop(&self) {
-        self.leased.store(STOPPED, Ordering::Relaxed);
     }
 
     fn shortage(&self, leased: u64) -> DropReason {
@@ -268,6 +109,218 @@ impl SeqAllocator {
     }
 }
 
+impl Seq<'_> {
+    /// Takes up to `count` numbers for the worker that owns the SA: mostly out of its stock, without an atomic addition.
+    ///
+    /// For one thread only. That two never own an SA is what [`super::sa::OutboundSa::take_numbers`] sees to.
+    #[inline]
+    pub(super) fn take_as_owner(self, count: u64) -> SeqRun {
+        let first = self.stock.load(Ordering::Relaxed);
+        let len = u64::from(self.len.load(Ordering::Relaxed));
+        if count > len {
+            return self.restock(first, len, count);
+        }
+        self.hand_out(first, len, count)
+    }
+
+    /// Hands out `count` of the `len` numbers from `first` on, and keeps the rest in stock.
+    #[inline]
+    fn hand_out(self, first: u64, len: u64, count: u64) -> SeqRun {
+        self.stock
+            .store(first.wrapping_add(count), Ordering::Relaxed);
+        self.len
+            .store(low_8(len.wrapping_sub(count)), Ordering::Relaxed);
+        SeqRun {
+            first,
+            count,
+            short: None,
+        }
+    }
+
+    /// As [`Self::take_as_owner`], where the `len` numbers in stock from `first` on are too few.
+    #[inline(never)]
+    fn restock(self, first: u64, len: u64, count: u64) -> SeqRun {
+        let shared = self.shared;
+        let next = shared.next.load(Ordering::Relaxed);
+        let leased = shared.leased.load(Ordering::Acquire);
+        // Whether nobody has taken a number since.
+        let is_latest = first.wrapping_add(len) == next;
+        let len = if is_latest { len } else { 0 };
+        // As in `take`.
+        if next >= leased {
+            let short = Some(shared.shortage(leased));
+            let run = self.hand_out(first, len, count.min(len));
+            return SeqRun { short, ..run };
+        }
+        // Where others come, twice as many as the last time, so that what is given up then is no more than was used.
+        let ahead = match u64::from(shared.ahead.load(Ordering::Relaxed)) {
+            _ if !is_latest => 0,
+            _ if shared.is_shared.load(Ordering::Relaxed) == 0 => ALONE_AHEAD,
+            last if count < MOST_AHEAD => last.saturating_mul(2).clamp(1, MOST_AHEAD),
+            last => last,
+        };
+        shared.ahead.store(low_8(ahead), Ordering::Relaxed);
+        let more = if count < MOST_AHEAD { ahead } else { 0 };
+        // No more than are leased: what is taken beyond is lost.
+        let wanted = count
+            .saturating_sub(len)
+            .saturating_add(more)
+            .min(leased.saturating_sub(next));
+        let taken = shared.next.fetch_add(wanted, Ordering::Relaxed);
+        let granted = leased.saturating_sub(taken).min(wanted);
+        let (first, len) = if is_latest && taken == next {
+            (first, len.saturating_add(granted))
+        } else {
+            (taken, granted)
+        };
+        let run = self.hand_out(first, len, count.min(len));
+        SeqRun {
+            short: (run.count < count).then(|| shared.shortage(leased)),
+            ..run
+        }
+    }
+
+    /// Takes up to `count` numbers, with one atomic addition.
+    #[inline]
+    pub fn take(self, count: u64) -> SeqRun {
+        let shared = self.shared;
+        let leased = shared.leased.load(Ordering::Acquire);
+        // Looked at before adding, so that an exhausted SA overshoots by no more than what workers add at one moment.
+        if shared.next.load(Ordering::Relaxed) >= leased {
+            return SeqRun {
+                first: leased,
+                count: 0,
+                short: Some(shared.shortage(leased)),
+            };
+        }
+        let first = shared.next.fetch_add(count, Ordering::Relaxed);
+        if shared.is_shared.load(Ordering::Relaxed) == 0 {
+            shared.is_shared.store(1, Ordering::Relaxed);
+        }
+        self.give_up_stock();
+        let granted = leased.saturating_sub(first).min(count);
+        SeqRun {
+            first,
+            count: granted,
+            short: (granted < count).then(|| shared.shortage(leased)),
+        }
+    }
+
+    /// Asks for what the owner will want when its stock is empty, as it is now and then. Changes nothing but time.
+    #[inline]
+    pub(super) fn prefetch_if_empty(self) {
+        if self.len.load(Ordering::Relaxed) == 0 {
+            prefetch(self.shared);
+        }
+    }
+
+    /// Has the owner take other numbers the next time.
+    fn give_up_stock(self) {
+        if self.len.load(Ordering::Relaxed) != 0 {
+            self.len.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Next number that would be used. While workers take numbers it may be some too high, never too low.
+    pub fn next(self) -> u64 {
+        let len = u64::from(self.len.load(Ordering::Relaxed));
+        let stock = self.stock.load(Ordering::Relaxed);
+        let next = self.shared.next.load(Ordering::Relaxed);
+        if stock.wrapping_add(len) == next {
+            stock
+        } else {
+            next
+        }
+    }
+
+    /// The number that the next packet would get, were it taken now; it is not.
+    ///
+    /// # Errors
+    /// Why there would be none: as in [`SeqRun::short`].
+    pub fn peek(self) -> Result<u64, DropReason> {
+        let leased = self.shared.leased.load(Ordering::Acquire);
+        let next = self.next();
+        if next < leased {
+            Ok(next)
+        } else {
+            Err(self.shared.shortage(leased))
+        }
+    }
+
+    /// First number that nobody was given: what is beyond the lease was taken and not used.
+    pub fn unused(self) -> u64 {
+        match self.leased() {
+            // The lease is not known any more; what a worker was given in the moment of stopping is below this all the same.
+            None => self.next().min(self.last().saturating_add(1)),
+            Some(leased) => self.next().min(leased),
+        }
+    }
+
+    /// First number that must not be used yet; `None` where the SA was stopped.
+    pub fn leased(self) -> Option<u64> {
+        let leased = self.shared.leased.load(Ordering::Relaxed);
+        (leased != STOPPED).then_some(leased)
+    }
+
+    /// Last number of this SA.
+    pub fn last(self) -> u64 {
+        self.shared.last
+    }
+
+    /// Whether every number of its kind has been used: the SA needs a new key.
+    pub fn is_exhausted(self) -> bool {
+        !self.shared.ends_early() && self.next() > self.last()
+    }
+
+    /// Allows numbers below `until`, which must be on disk by now. Never takes a lease back, and gives none to an SA that was
+    /// stopped.
+    pub fn extend_lease(self, until: u64) {
+        let until = until.min(self.last().saturating_add(1));
+        // Nothing is changed where there is nothing to extend.
+        let _ = self
+            .shared
+            .leased
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |leased| {
+                (leased != STOPPED && leased < until).then_some(until)
+            });
+    }
+
+    /// Gives out no more numbers. A worker that asks at this very moment may still be given those of one run, and where it is
+    /// the owner, go on with its stock: whoever stops an SA for good tells it by another sign too.
+    pub(super) fn stop(self) {
+        self.shared.leased.store(STOPPED, Ordering::Relaxed);
+        self.give_up_stock();
+    }
+}
+
+#[cfg(test)]
+/// Numbers without an SA.
+struct Alone {
+    stock: AtomicU64,
+    len: AtomicU8,
+    shared: SeqAllocator,
+}
+
+#[cfg(test)]
+impl Alone {
+    fn new(next: u64, esn: bool) -> Self {
+        let shared = SeqAllocator::new(next, esn);
+        Self {
+            stock: AtomicU64::new(shared.next.load(Ordering::Relaxed)),
+            len: AtomicU8::new(0),
+            shared,
+        }
+    }
+
+    fn seq(&self) -> Seq<'_> {
+        Seq {
+            stock: &self.stock,
+            len: &self.len,
+            shared: &self.shared,
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -275,7 +328,8 @@ mod tests {
 
     #[test]
     fn first_number_is_one_and_nothing_goes_beyond_the_lease() {
-        let seq = SeqAllocator::new(0, false);
+        let alone = Alone::new(0, false);
+        let seq = alone.seq();
         assert_eq!(seq.take(1).short, Some(DropReason::LeaseWait));
         seq.extend_lease(11);
         assert_eq!(
@@ -302,7 +356,8 @@ mod tests {
     #[test]
     fn peek_says_what_is_taken_next_and_takes_nothing() {
         for as_owner in [false, true] {
-            let seq = SeqAllocator::new(1, true);
+            let alone = Alone::new(1, true);
+            let seq = alone.seq();
             seq.extend_lease(40);
             for _ in 0..60 {
                 let said = [seq.peek(), seq.peek()];
@@ -318,7 +373,8 @@ mod tests {
 
     #[test]
     fn stopped_allocator_gives_nothing_whatever_is_leased() {
-        let seq = SeqAllocator::new(1, true);
+        let alone = Alone::new(1, true);
+        let seq = alone.seq();
         seq.extend_lease(100);
         // The owner has some in stock.
         assert_eq!(
@@ -339,8 +395,9 @@ mod tests {
     #[test]
     fn lifetime_in_packets_is_exact_and_no_exhaustion() {
         for esn in [true, false] {
-            let mut seq = SeqAllocator::new(7, esn);
-            seq.limit(5);
+            let mut alone = Alone::new(7, esn);
+            alone.shared.limit(5);
+            let seq = alone.seq();
             seq.extend_lease(u64::MAX);
             assert_eq!(seq.take_as_owner(1).count, 1);
             let run = seq.take_as_owner(64);
@@ -349,15 +406,17 @@ mod tests {
             assert_eq!((seq.unused(), seq.is_exhausted()), (12, false));
         }
         // One that its kind does not reach is none.
-        let mut seq = SeqAllocator::new(LAST_SHORT, false);
-        seq.limit(5);
+        let mut alone = Alone::new(LAST_SHORT, false);
+        alone.shared.limit(5);
+        let seq = alone.seq();
         seq.extend_lease(u64::MAX);
         assert_eq!(seq.take(2).short, Some(DropReason::SeqExhausted));
     }
 
     #[test]
     fn short_numbers_stop_at_the_last_and_say_so() {
-        let seq = SeqAllocator::new(LAST_SHORT - 1, false);
+        let alone = Alone::new(LAST_SHORT - 1, false);
+        let seq = alone.seq();
         seq.extend_lease(u64::MAX);
         assert_eq!(
             seq.take(2),
@@ -381,7 +440,8 @@ mod tests {
 
     #[test]
     fn extended_numbers_pass_32_bits() {
-        let seq = SeqAllocator::new(LAST_SHORT, true);
+        let alone = Alone::new(LAST_SHORT, true);
+        let seq = alone.seq();
         seq.extend_lease(LAST_SHORT + 10);
         assert_eq!(
             seq.take(3),
@@ -400,7 +460,8 @@ mod tests {
 
     #[test]
     fn owner_alone_uses_every_number_in_order() {
-        let seq = SeqAllocator::new(1, true);
+        let alone = Alone::new(1, true);
+        let seq = alone.seq();
         seq.extend_lease(u64::MAX);
         let counts = [1, 1, 1, 5, 64, 1, 40, 2].into_iter().cycle().take(200);
         let runs: Vec<_> = counts.map(|count| seq.take_as_owner(count)).collect();
@@ -411,24 +472,26 @@ mod tests {
             taken.len() as u64 + 1,
             "as if none were in stock"
         );
-        assert!(seq.stock().len > 0, "and some are");
+        assert!(alone.len.load(Ordering::Relaxed) > 0, "and some are");
     }
 
     #[test]
     fn owner_gives_up_its_stock_when_another_worker_took_numbers() {
-        let seq = SeqAllocator::new(1, true);
+        let alone = Alone::new(1, true);
+        let seq = alone.seq();
         seq.extend_lease(u64::MAX);
         let owned: Vec<_> = (0..100).map(|_| seq.take_as_owner(1)).collect();
         let used = numbers(&owned).len() as u64;
         let guest = seq.take(1).first;
-        assert!(guest > used && guest - used - 1 <= MOST_AHEAD);
+        assert!(guest > used && guest - used - 1 <= ALONE_AHEAD);
         assert_eq!(seq.take_as_owner(1).first, guest + 1, "behind the guest's");
         assert_eq!(seq.next(), guest + 2);
     }
 
     #[test]
     fn owner_waits_at_the_lease_and_loses_no_number_to_it() {
-        let seq = SeqAllocator::new(1, true);
+        let alone = Alone::new(1, true);
+        let seq = alone.seq();
         seq.extend_lease(11);
         assert_eq!(
             numbers(&[seq.take_as_owner(7), seq.take_as_owner(1)]),
@@ -446,7 +509,8 @@ mod tests {
 
     #[test]
     fn owner_stops_at_the_last_number() {
-        let seq = SeqAllocator::new(LAST_SHORT - 3, false);
+        let alone = Alone::new(LAST_SHORT - 3, false);
+        let seq = alone.seq();
         seq.extend_lease(u64::MAX);
         let runs: Vec<_> = (0..8).map(|_| seq.take_as_owner(1)).collect();
         assert_eq!(
@@ -462,7 +526,8 @@ mod tests {
         fn no_number_is_used_twice_whoever_takes(
             steps in prop::collection::vec((any::<bool>(), 1u64..=64, 0u64..40), 1..300),
         ) {
-            let seq = SeqAllocator::new(1, true);
+            let alone = Alone::new(1, true);
+            let seq = alone.seq();
             let (mut runs, mut leased) = (Vec::new(), 1);
             for (is_owner, count, more) in steps {
                 leased += more;
@@ -483,7 +548,8 @@ mod tests {
 
     #[test]
     fn a_lease_is_never_taken_back() {
-        let seq = SeqAllocator::new(1, true);
+        let alone = Alone::new(1, true);
+        let seq = alone.seq();
         seq.extend_lease(100);
         seq.extend_lease(50);
         assert_eq!(seq.leased(), Some(100));
@@ -498,10 +564,11 @@ mod models {
     #[test]
     fn owner_with_a_stock_never_shares_a_number_with_another_worker() {
         loom::model(|| {
-            let seq = Arc::new(SeqAllocator::new(1, true));
+            let alone = Arc::new(Alone::new(1, true));
+            let seq = alone.seq();
             seq.extend_lease(10);
-            let theirs = Arc::clone(&seq);
-            let other = loom::thread::spawn(move || [theirs.take(1), theirs.take(1)]);
+            let theirs = Arc::clone(&alone);
+            let other = loom::thread::spawn(move || [theirs.seq().take(1), theirs.seq().take(1)]);
             let mine = [1, 1, 1].map(|count| seq.take_as_owner(count));
             let theirs = other.join().expect("worker");
             let mut all: Vec<u64> = mine
@@ -520,10 +587,11 @@ mod models {
     #[test]
     fn two_workers_never_share_a_number_nor_pass_the_lease() {
         loom::model(|| {
-            let seq = Arc::new(SeqAllocator::new(1, true));
+            let alone = Arc::new(Alone::new(1, true));
+            let seq = alone.seq();
             seq.extend_lease(4);
-            let theirs = Arc::clone(&seq);
-            let other = loom::thread::spawn(move || theirs.take(2));
+            let theirs = Arc::clone(&alone);
+            let other = loom::thread::spawn(move || theirs.seq().take(2));
             let mine = seq.take(2);
             seq.extend_lease(20);
             let late = seq.take(1);

@@ -159,8 +159,8 @@ impl Compiled {
             }
             peers[slot.index()] = Some(peer);
         }
-        let spis = endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot));
-        let spis = spis.chain(beside.replaced().map(|sa| (sa.spi, sa.slot)));
+        let spis = endpoint_sets(policy).map(|(slot, .., set)| (set.inbound.spi, slot, set.local));
+        let spis = spis.chain(beside.replaced().map(|sa| (sa.spi, sa.slot, sa.local)));
         let ports = (0u16..).map(PortIndex).take(policy.ports.len());
         Self {
             spd: Arc::new(compile_spd(policy, beside)),

@@ -3,9 +3,6 @@
 
 use std::ptr::NonNull;
 
-#[cfg(not(loom))]
-use crate::sync::AtomicU64;
-
 /// A large page.
 const LARGE: usize = 2 << 20;
 
@@ -48,16 +45,6 @@ impl Pages {
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
-}
-
-/// `count` zeros, for the rest of the process.
-#[cfg(not(loom))]
-pub(crate) fn zeros(count: usize) -> &'static [AtomicU64] {
-    let pages = Pages::new(count.saturating_mul(size_of::<AtomicU64>()));
-    let start = pages.start().cast();
-    std::mem::forget(pages);
-    // SAFETY: so many zeroed words, aligned as a page is, that are never freed.
-    unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
 }
 
 #[cfg(not(miri))]
@@ -145,7 +132,6 @@ mod imp {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sync::Ordering;
     use std::collections::BTreeSet;
 
     #[test]
@@ -162,7 +148,5 @@ mod tests {
                 }
             }
         }
-        let words = zeros(1000);
-        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 }

@@ -76,6 +76,9 @@ fn find_policies_ahead<'g, B: PacketBuf>(
     each_live(packets, metas, places, |packet, meta, place| {
         let slot = meta.sa.ok_or(DropReason::SaDown)?;
         *place = view.sad.outbound(slot);
+        if is_vast && let Some(sa) = place {
+            sa.prefetch_numbers();
+        }
         Ok(admit(packet, meta, view, (slot, *place), cuts)?)
     });
 }

@@ -284,7 +284,7 @@ impl<'r, 'g> Play<'r, 'g> {
         {
             let low = header.seq.get();
             let seq = match sa.identity().esn {
-                true => sa.window.rebuild(low, sa.window.top()),
+                true => sa.window().rebuild(low, sa.window().top()),
                 false => Some(low.into()),
             };
             if let Some(seq) = seq {
@@ -323,7 +323,7 @@ impl<'r, 'g> Play<'r, 'g> {
         self.note(Step::Protect);
         if self.metas[0].is_live() {
             let sa = sas.as_slice().first().copied().flatten();
-            match sa.ok_or(DropReason::SaDown).and_then(|sa| sa.seq.peek()) {
+            match sa.ok_or(DropReason::SaDown).and_then(|sa| sa.seq().peek()) {
                 Ok(seq) => self.metas[0].seq = seq,
                 Err(reason) => self.metas[0].kill(reason),
             }

@@ -110,7 +110,7 @@ pub(crate) fn gateway(site: u8) -> (Control, Packets) {
     let (tables, sad) = (writer.slots(1), Sad::new(&writer, 1));
     for (slot, _, tunnel, set) in endpoint_sets(&policy) {
         let outbound = outbound_sa(tunnel, set, 1);
-        outbound.seq.extend_lease(u64::MAX);
+        outbound.seq().extend_lease(u64::MAX);
         let inbound = Some(Box::new(inbound_sa(tunnel, set, 0)));
         let outbound = writer.replace(sad.outbound(), slot.index(), Some(Box::new(outbound)));
         let inbound = writer.replace(sad.inbound(), slot.index(), inbound);

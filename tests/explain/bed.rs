@@ -179,7 +179,7 @@ impl Bed {
             }
             let outbound = outbound_sa(tunnel, set, 1);
             if tunnel.name != "lease" {
-                outbound.seq.extend_lease(u64::MAX);
+                outbound.seq().extend_lease(u64::MAX);
             }
             let (outbound, inbound) = (Box::new(outbound), Box::new(inbound_sa(tunnel, set, 5000)));
             let (to_seal, to_open) = (self.sad.outbound(), self.sad.inbound());
@@ -274,15 +274,15 @@ impl Bed {
         for (slot, ..) in endpoint_sets(&self.policy) {
             if let Some(sa) = self.sad.outbound().get_owned(&self.writer, slot.index()) {
                 let counters = sa.counters();
-                state.extend([sa.seq.next(), sa.seq.unused(), sa.numbers_used()]);
+                state.extend([sa.seq().next(), sa.seq().unused(), sa.numbers_used()]);
                 state.extend([counters.packets(), counters.bytes(), sa.path_mtu().into()]);
                 state.extend(DropReason::ALL.iter().map(|reason| counters.drops(*reason)));
             }
             if let Some(sa) = self.sad.inbound().get_owned(&self.writer, slot.index()) {
                 let counters = sa.counters();
-                state.extend([sa.window.top(), sa.window.highest()]);
-                let near = sa.window.top().saturating_sub(100)..sa.window.top() + 4;
-                state.extend(near.map(|seq| u64::from(sa.window.check(seq).is_ok())));
+                state.extend([sa.window().top(), sa.window().highest()]);
+                let near = sa.window().top().saturating_sub(100)..sa.window().top() + 4;
+                state.extend(near.map(|seq| u64::from(sa.window().check(seq).is_ok())));
                 state.extend([counters.packets(), counters.bytes()]);
                 state.extend(DropReason::ALL.iter().map(|reason| counters.drops(*reason)));
             }
@@ -304,7 +304,7 @@ impl Bed {
             .sad
             .inbound()
             .get_owned(&self.writer, self.slot(name).index());
-        sa.map_or(5000, |sa| sa.window.top())
+        sa.map_or(5000, |sa| sa.window().top())
     }
 
     /// `plain`, trailer included, sealed by the peer of a tunnel, in an outer packet.

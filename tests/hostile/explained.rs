@@ -242,7 +242,7 @@ fn state_of(gateway: &Gateway<'_>) -> Vec<u64> {
     let mut state = Vec::new();
     for (slot, ..) in endpoint_sets(&gateway.policy) {
         if let Some(sa) = sad.outbound().get_owned(&gateway.writer, slot.index()) {
-            state.extend([sa.seq.next(), sa.numbers_used(), sa.counters().packets()]);
+            state.extend([sa.seq().next(), sa.numbers_used(), sa.counters().packets()]);
             let drops = DropReason::ALL
                 .iter()
                 .map(|reason| sa.counters().drops(*reason));
@@ -250,8 +250,8 @@ fn state_of(gateway: &Gateway<'_>) -> Vec<u64> {
         }
         if let Some(sa) = sad.inbound().get_owned(&gateway.writer, slot.index()) {
             state.extend([
-                sa.window.top(),
-                sa.window.highest(),
+                sa.window().top(),
+                sa.window().highest(),
                 sa.counters().packets(),
             ]);
             let drops = DropReason::ALL

@@ -311,13 +311,8 @@ impl PacketBuf for Chained {
     fn cut(&mut self, front: usize, len: usize) -> bool {
         self.0.cut(front, len)
     }
-    fn wrap<const N: usize>(
-        &mut self,
-        template: &[u8; N],
-        front: usize,
-        back: usize,
-    ) -> Option<&mut [u8]> {
-        self.0.wrap(template, front, back)
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        self.0.grow(front, back)
     }
     fn is_whole(&self) -> bool {
         false

@@ -223,7 +223,7 @@ impl<'p> Gateway<'p> {
         let slot = self.slot(tunnel);
         let (_, _, tunnel, set) = endpoint_sets(&self.policy).nth(slot.index()).expect("slot");
         let seals = outbound_sa(tunnel, set, next);
-        seals.seq.extend_lease(u64::MAX);
+        seals.seq().extend_lease(u64::MAX);
         let opens = inbound_sa(tunnel, set, seen);
         let sad = &self.worker.shared.sad;
         let index = slot.index();
@@ -256,7 +256,7 @@ impl<'p> Gateway<'p> {
         let slot = self.slot(tunnel).index();
         let outbound = self.worker.shared.sad.outbound();
         let sa = outbound.get_owned(&self.writer, slot).expect("installed");
-        sa.seq.extend_lease(until);
+        sa.seq().extend_lease(until);
     }
 
     /// Stops one of the SAs of `tunnel`.
@@ -293,7 +293,7 @@ impl<'p> Gateway<'p> {
         let slot = self.slot(tunnel).index();
         let outbound = self.worker.shared.sad.outbound();
         let sa = outbound.get_owned(&self.writer, slot).expect("installed");
-        let run = sa.seq.take(1);
+        let run = sa.seq().take(1);
         assert_eq!(run.count, 1);
         run.first
     }

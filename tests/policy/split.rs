@@ -310,7 +310,7 @@ fn compiled_split_tunnel_spreads_outbound_and_checks_inbound_on_every_sa() {
         let sa = inbound_sa(tunnel, set, 0);
         assert!(sa.admits(pair([10, 2, 0, 9], [10, 1, 0, 9])), "{slot:?}");
         assert!(!sa.admits(pair([10, 3, 0, 9], [10, 1, 0, 9])), "{slot:?}");
-        assert_eq!(sa.window.size(), 128);
+        assert_eq!(sa.window().size(), 128);
     }
 }
 

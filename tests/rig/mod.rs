@@ -338,7 +338,7 @@ impl Rig {
         for (slot, _, tunnel, set) in endpoint_sets(&policy) {
             assert_eq!(slot, SLOT);
             let outbound = outbound_sa(tunnel, set, shape.next_seq);
-            outbound.seq.extend_lease(u64::MAX);
+            outbound.seq().extend_lease(u64::MAX);
             let inbound = inbound_sa(tunnel, set, shape.seen);
             let placed = writer.replace(sad.outbound(), slot.index(), Some(Box::new(outbound)));
             assert!(placed.is_ok());

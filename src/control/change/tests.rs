@@ -150,7 +150,7 @@ fn what_is_only_looked_at_starts_nothing() {
         panic!("one pair is new");
     };
     let sa = pair.outbound.as_ref().expect("started");
-    assert_eq!((sa.seq.next(), sa.seq.peek()), (1, Ok(1)));
+    assert_eq!((sa.seq().next(), sa.seq().peek()), (1, Ok(1)));
     assert!(rig.state() != before);
 }
 

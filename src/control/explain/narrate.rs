@@ -325,7 +325,7 @@ impl<'a> Narrator<'a> {
     fn replay(&mut self, moment: &Moment, passage: &Passage) {
         let sa = moment.meta.sa.and_then(|slot| self.scene.sad.inbound(slot));
         let window = sa.map_or_else(String::new, |sa| {
-            let (top, size) = (sa.window.top(), sa.window.size());
+            let (top, size) = (sa.window().top(), sa.window().size());
             format!("the highest seen is {top}, the window {size} packets")
         });
         match moment.meta.fate {
@@ -343,7 +343,7 @@ impl<'a> Narrator<'a> {
                 if let Some(sa) = &mut self.case.sa {
                     sa.sequence = Some(seq);
                 }
-                let taken = match sa.is_some_and(|sa| sa.window.check(seq).is_ok()) {
+                let taken = match sa.is_some_and(|sa| sa.window().check(seq).is_ok()) {
                     true => "is new",
                     false => "is taken for a new one",
                 };

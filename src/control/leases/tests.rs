@@ -84,7 +84,7 @@ impl Rig {
                 ecn: EcnMode::Normal,
             },
         });
-        sa.seq.extend_lease(until);
+        sa.seq().extend_lease(until);
         self.leases.add_outbound(index(slot), &sa);
         let sa = Some(Box::new(sa));
         assert!(self.writer.replace(self.sad.outbound(), slot, sa).is_ok());
@@ -107,12 +107,12 @@ impl Rig {
     }
 
     fn leased(&self, slot: usize) -> u64 {
-        self.sa(slot).seq.leased().expect("not stopped")
+        self.sa(slot).seq().leased().expect("not stopped")
     }
 
     /// Takes every number that is leased. Returns the highest.
     fn use_up(&self, slot: usize) -> u64 {
-        let seq = &self.sa(slot).seq;
+        let seq = self.sa(slot).seq();
         let run = seq.take(self.leased(slot) - seq.next());
         run.first + run.count - 1
     }
@@ -195,7 +195,7 @@ fn many_leases_are_extended_in_turns() {
     for (slot, started) in started.expect("started").into_iter().enumerate() {
         let until = started.expect("fresh").until;
         assert_eq!(until, 1 + 3 * MIN_AHEAD);
-        rig.sa(slot).seq.extend_lease(until);
+        rig.sa(slot).seq().extend_lease(until);
         // Each uses all it has; one turn after another sees to it.
         assert_eq!(rig.use_up(slot), until - 1);
     }
@@ -229,7 +229,7 @@ fn number_seen_that_could_not_be_written_is_written_later() {
         peer_moves: false,
     });
     rig.leases.add_inbound(index(0), &sa);
-    assert_ne!(sa.window.commit(BlockRun::new(5)), 0);
+    assert_ne!(sa.window().commit(BlockRun::new(5)), 0);
     let sa = Some(Box::new(sa));
     assert!(rig.writer.replace(rig.sad.inbound(), 0, sa).is_ok());
     // A batch that failed.
@@ -289,7 +289,7 @@ fn no_lease_is_extended_before_its_end_is_on_disk() {
     rig.tick();
     // Whether or not it is written by now: nobody was told.
     assert_eq!(rig.leased(0), 101);
-    assert!(rig.sa(0).seq.peek().is_err());
+    assert!(rig.sa(0).seq().peek().is_err());
     rig.settle();
     assert_eq!(rig.on_disk(OUTBOUND, 1), Some(rig.leased(0)));
     assert!(rig.leased(0) > 101);
@@ -433,7 +433,7 @@ fn stop_takes_nothing_back_of_a_key_that_once_had_extended_numbers() {
     let started = rig.start(1, Unknown::Refuse).expect("known");
     assert_eq!(started, (used.number, used.number));
     rig.put(0, 1, started);
-    assert!(rig.sa(0).seq.peek().is_err());
+    assert!(rig.sa(0).seq().peek().is_err());
     rig.finish();
     assert_eq!(rig.on_disk(OUTBOUND, 1), Some(used.number));
 }

@@ -25,6 +25,7 @@ impl Model {
 }
 
 fn commit(window: &ReplayWindow, seq: u64) -> bool {
+    let window = window.get();
     window.check(seq).is_ok() && window.commit(BlockRun::new(seq)) != 0
 }
 
@@ -52,8 +53,8 @@ proptest! {
         for step in steps {
             let seq = model.top.saturating_add_signed(step);
             prop_assert_eq!(commit(&window, seq), model.accept(seq), "seq {} top {}", seq, model.top);
-            prop_assert_eq!(window.top(), model.top);
-            prop_assert_eq!(window.highest(), model.top);
+            prop_assert_eq!(window.get().top(), model.top);
+            prop_assert_eq!(window.get().highest(), model.top);
         }
     }
 
@@ -66,11 +67,11 @@ proptest! {
         let mut open: Option<BlockRun> = None;
         for &seq in &seqs {
             if !open.as_mut().is_some_and(|run| run.push(seq)) {
-                accepted += open.map_or(0, |run| runs.commit(run).count_ones());
+                accepted += open.map_or(0, |run| runs.get().commit(run).count_ones());
                 open = Some(BlockRun::new(seq));
             }
         }
-        accepted += open.map_or(0, |run| runs.commit(run).count_ones());
+        accepted += open.map_or(0, |run| runs.get().commit(run).count_ones());
         prop_assert_eq!(accepted as usize, expected);
     }
 
@@ -78,7 +79,7 @@ proptest! {
     fn rebuild_finds_every_number_near_the_window(top in 1u64..1 << 40, step in -60i64..2_000_000, size_log in 6u32..=16) {
         let window = ReplayWindow::new(1 << size_log, 0);
         let seq = top.saturating_add_signed(step).max(1);
-        prop_assert_eq!(window.rebuild(low_32(seq), top), Some(seq));
+        prop_assert_eq!(window.get().rebuild(low_32(seq), top), Some(seq));
     }
 }
 
@@ -87,41 +88,41 @@ fn rebuild_crosses_the_32_bit_wrap_both_ways() {
     let window = ReplayWindow::new(64, 0);
     let wrap = 1u64 << 32;
     // Ahead of the top, across the wrap.
-    assert_eq!(window.rebuild(3, wrap - 10), Some(wrap + 3));
+    assert_eq!(window.get().rebuild(3, wrap - 10), Some(wrap + 3));
     // Behind the top, across the wrap.
-    assert_eq!(window.rebuild(u32::MAX, wrap + 3), Some(wrap - 1));
+    assert_eq!(window.get().rebuild(u32::MAX, wrap + 3), Some(wrap - 1));
     // Behind the first number there is nothing.
-    assert_eq!(window.rebuild(u32::MAX, 3), None);
+    assert_eq!(window.get().rebuild(u32::MAX, 3), None);
 }
 
 #[test]
 fn rebuild_stops_at_the_last_number() {
     let window = ReplayWindow::new(64, 0);
-    assert_eq!(window.rebuild(5, u64::MAX - 3), None);
+    assert_eq!(window.get().rebuild(5, u64::MAX - 3), None);
 }
 
 #[test]
 fn window_refuses_zero_replayed_and_old_by_name() {
     let window = ReplayWindow::new(64, 0);
-    assert_eq!(window.check(0), Err(DropReason::ZeroSequence));
+    assert_eq!(window.get().check(0), Err(DropReason::ZeroSequence));
     assert!(commit(&window, 100));
-    assert_eq!(window.check(100), Err(DropReason::Replayed));
-    assert_eq!(window.check(36), Err(DropReason::TooOld));
-    assert_eq!(window.check(37), Ok(()));
+    assert_eq!(window.get().check(100), Err(DropReason::Replayed));
+    assert_eq!(window.get().check(36), Err(DropReason::TooOld));
+    assert_eq!(window.get().check(37), Ok(()));
 }
 
 #[test]
 fn floor_counts_as_seen() {
     let window = ReplayWindow::new(64, 1000);
-    assert_eq!(window.check(1000), Err(DropReason::TooOld));
+    assert_eq!(window.get().check(1000), Err(DropReason::TooOld));
     assert!(commit(&window, 1001));
-    assert_eq!(window.check(990), Err(DropReason::TooOld));
+    assert_eq!(window.get().check(990), Err(DropReason::TooOld));
 }
 
 #[test]
 fn window_moves_by_commit_only() {
     let window = ReplayWindow::new(64, 0);
-    assert_eq!(window.check(1 << 20), Ok(()));
-    assert_eq!(window.top(), 0);
+    assert_eq!(window.get().check(1 << 20), Ok(()));
+    assert_eq!(window.get().top(), 0);
     assert!(commit(&window, 1));
 }
