@@ -46,8 +46,8 @@ pub fn spd_lookup_burst<'g, B: PacketBuf>(
     cuts
 }
 
-/// With many SAs each is likely to be out of the cache, and so is what leads to it. One pass for each step asks for what
-/// the next one reads, so that a burst waits once for a step and not once for each packet.
+/// With many SAs each is likely to be out of the cache, and so is what leads to it, which was asked for while the packets were
+/// parsed. One pass asks for what the next one reads, so that a burst waits once and not once for each packet.
 fn find_policies_ahead<'g, B: PacketBuf>(
     packets: &mut [B],
     metas: &mut [PacketMeta],
@@ -56,13 +56,6 @@ fn find_policies_ahead<'g, B: PacketBuf>(
     cuts: &mut bool,
 ) {
     let is_vast = view.tables.spis.is_vast();
-    if is_vast {
-        for (packet, meta) in packets.iter().zip(metas.iter()) {
-            if let Some(addresses) = address_pair(packet.data(), meta) {
-                view.tables.spd.prefetch(addresses);
-            }
-        }
-    }
     let places = sas.places(metas.len());
     each_live(packets, metas, places, |packet, meta, _| {
         let slot = find_policy(packet, meta, view)?;

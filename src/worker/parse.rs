@@ -19,10 +19,23 @@ use crate::worker::vlan::untag;
 /// On entry a packet is an Ethernet frame. A live packet is on return the IP packet, cut to its own length, its headers
 /// checked and summed up in its metadata.
 pub fn parse_burst<B: PacketBuf>(packets: &mut [B], metas: &mut [PacketMeta], port: &PortTable) {
+    parse_burst_and(packets, metas, port, |_| {});
+}
+
+/// As [`parse_burst`]. Of each packet that is what nearly all are, `look_ahead` is told, so that it can ask for what will be looked
+/// up: it comes while the others are parsed.
+#[inline]
+pub fn parse_burst_and<B: PacketBuf>(
+    packets: &mut [B],
+    metas: &mut [PacketMeta],
+    port: &PortTable,
+    look_ahead: impl Fn(&PacketMeta),
+) {
     let mac = port.mac_word();
     for (packet, meta) in packets.iter_mut().zip(metas.iter_mut()) {
         if let Some(plain) = parse_plain(packet, mac) {
             *meta = plain;
+            look_ahead(meta);
             continue;
         }
         *meta = PacketMeta::NEW;

@@ -5,6 +5,7 @@ use crate::ipsec::esp_out::SealJobs;
 use crate::ipsec::flow_cache::FlowCache;
 use crate::ipsec::sa_counters::WorkerId;
 use crate::ipsec::sad::{BurstSas, SadView};
+use crate::ipsec::selector::AddressPair;
 use crate::ipsec::{esp_in, esp_out};
 use crate::meta::PacketMeta;
 use crate::policy::model::Side;
@@ -54,7 +55,16 @@ pub fn sort_burst<B: PacketBuf, P: Probe>(
     view: View<'_>,
     probe: &mut P,
 ) -> Sorted {
-    parse::parse_burst(packets, metas, view.ingress);
+    let (port, tables) = (view.ingress, view.tables);
+    if port.side == Side::Protected && tables.spis.is_vast() {
+        // With very many SAs their policies are out of the cache, and come while the other packets are parsed.
+        parse::parse_burst_and(packets, metas, port, |meta| {
+            let addresses = AddressPair::V4(meta.source, meta.destination);
+            tables.spd.prefetch(addresses);
+        });
+    } else {
+        parse::parse_burst(packets, metas, port);
+    }
     probe.passed(Stage::Parse, metas);
     let sorted = classify::classify_burst(packets, metas, view);
     probe.passed(Stage::Classify, metas);
