@@ -26,7 +26,7 @@ const STOPPED: u64 = 0;
 ///
 /// Whoever takes numbers reads all fields, so they share a cache line; the lease is written a few times a second.
 pub struct SeqAllocator {
-    /// Next number to be taken; may run past `leased`, and what lies beyond is never used.
+    /// Next number to be taken; may run past `leased` where workers take some at one moment, and what lies beyond is never used.
     next: AtomicU64,
     /// First number that must not be used yet; [`STOPPED`] where none may be used any more.
     leased: AtomicU64,
@@ -90,6 +90,29 @@ impl SeqAllocator {
             .min(next.saturating_add(packets).saturating_sub(1));
     }
 
+    /// Takes up to `count` numbers below `leased`, with one atomic addition.
+    #[inline]
+    fn take(&self, count: u64, leased: u64) -> SeqRun {
+        // Looked at before adding, so that no more is added than is leased but for what other workers add at one moment; what is
+        // beyond is lost.
+        let next = self.next.load(Ordering::Relaxed);
+        let wanted = count.min(leased.saturating_sub(next));
+        if wanted == 0 {
+            return SeqRun {
+                first: leased,
+                count: 0,
+                short: Some(self.shortage(leased)),
+            };
+        }
+        let first = self.next.fetch_add(wanted, Ordering::Relaxed);
+        let granted = leased.saturating_sub(first).min(wanted);
+        SeqRun {
+            first,
+            count: granted,
+            short: (granted < count).then(|| self.shortage(leased)),
+        }
+    }
+
     /// Whether the last number is one of a lifetime.
     fn ends_early(&self) -> bool {
         self.last != LAST_SHORT && self.last != LAST_EXTENDED
@@ -117,10 +140,15 @@ impl Seq<'_> {
     pub(super) fn take_as_owner(self, count: u64) -> SeqRun {
         let first = self.stock.load(Ordering::Relaxed);
         let len = u64::from(self.len.load(Ordering::Relaxed));
-        if count > len {
-            return self.restock(first, len, count);
+        if count <= len {
+            self.hand_out(first, len, count)
+        } else if len == 0 && count >= MOST_AHEAD {
+            // The line with the stock is one that other workers on this SA read for each packet: what needs no stock leaves it alone.
+            self.shared
+                .take(count, self.shared.leased.load(Ordering::Acquire))
+        } else {
+            self.restock(first, len, count)
         }
-        self.hand_out(first, len, count)
     }
 
     /// Hands out `count` of the `len` numbers from `first` on, and keeps the rest in stock.
@@ -161,17 +189,11 @@ impl Seq<'_> {
         };
         shared.ahead.store(low_8(ahead), Ordering::Relaxed);
         let more = if count < MOST_AHEAD { ahead } else { 0 };
-        // No more than are leased: what is taken beyond is lost.
-        let wanted = count
-            .saturating_sub(len)
-            .saturating_add(more)
-            .min(leased.saturating_sub(next));
-        let taken = shared.next.fetch_add(wanted, Ordering::Relaxed);
-        let granted = leased.saturating_sub(taken).min(wanted);
-        let (first, len) = if is_latest && taken == next {
-            (first, len.saturating_add(granted))
+        let taken = shared.take(count.saturating_sub(len).saturating_add(more), leased);
+        let (first, len) = if is_latest && taken.first == next {
+            (first, len.saturating_add(taken.count))
         } else {
-            (taken, granted)
+            (taken.first, taken.count)
         };
         let run = self.hand_out(first, len, count.min(len));
         SeqRun {
@@ -184,26 +206,14 @@ impl Seq<'_> {
     #[inline]
     pub fn take(self, count: u64) -> SeqRun {
         let shared = self.shared;
-        let leased = shared.leased.load(Ordering::Acquire);
-        // Looked at before adding, so that an exhausted SA overshoots by no more than what workers add at one moment.
-        if shared.next.load(Ordering::Relaxed) >= leased {
-            return SeqRun {
-                first: leased,
-                count: 0,
-                short: Some(shared.shortage(leased)),
-            };
+        let run = shared.take(count, shared.leased.load(Ordering::Acquire));
+        if run.count > 0 {
+            if shared.is_shared.load(Ordering::Relaxed) == 0 {
+                shared.is_shared.store(1, Ordering::Relaxed);
+            }
+            self.give_up_stock();
         }
-        let first = shared.next.fetch_add(count, Ordering::Relaxed);
-        if shared.is_shared.load(Ordering::Relaxed) == 0 {
-            shared.is_shared.store(1, Ordering::Relaxed);
-        }
-        self.give_up_stock();
-        let granted = leased.saturating_sub(first).min(count);
-        SeqRun {
-            first,
-            count: granted,
-            short: (granted < count).then(|| shared.shortage(leased)),
-        }
+        run
     }
 
     /// Asks for what the owner will want when its stock is empty, as it is now and then. Changes nothing but time.
@@ -349,8 +359,7 @@ mod tests {
             }
         );
         seq.extend_lease(100);
-        // 11 to 16 were taken beyond the lease and are lost, not used.
-        assert_eq!(seq.take(1).first, 17);
+        assert_eq!(seq.take(1).first, 11);
     }
 
     #[test]
