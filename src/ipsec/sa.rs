@@ -14,7 +14,7 @@ use crate::ids::Spi;
 use crate::ipsec::outer::{DontFragment, Encapsulation, Fragmentation, OuterHeader, SizeRules};
 use crate::ipsec::peer::{InboundPeer, OutboundPeer};
 use crate::ipsec::replay::{Window, first_word, window_size, window_words};
-use crate::ipsec::sa_counters::{ColdCounters, SaCounters, WorkerId};
+use crate::ipsec::sa_counters::{ColdCounters, DROPS_SIZE, SaCounters, WorkerId};
 use crate::ipsec::selector::{AddressPair, Selectors, V4Prefix};
 use crate::ipsec::seq::{Seq, SeqAllocator, SeqRun};
 use crate::rcu::ring::Ring;
@@ -102,9 +102,10 @@ pub(super) struct OutboundFar {
 }
 
 /// Bytes of an SA that seals, with all that is apart.
-pub const OUTBOUND_SIZE: usize = size_of::<OutboundSa>() + size_of::<OutboundFar>();
-/// Bytes of an SA that opens, likewise, but for its window.
-pub const INBOUND_SIZE: usize = size_of::<InboundSa>() + size_of::<InboundFar>();
+pub const OUTBOUND_SIZE: usize = size_of::<OutboundSa>() + size_of::<OutboundFar>() + DROPS_SIZE;
+/// Bytes of an SA that opens, likewise, but for its window and selectors.
+pub const INBOUND_SIZE: usize =
+    size_of::<InboundSa>() + size_of::<InboundFar>() + size_of::<InboundRest>() + DROPS_SIZE;
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<OutboundSa>() == 64 && size_of::<InboundSa>() == 64);

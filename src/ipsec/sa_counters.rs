@@ -90,6 +90,9 @@ pub(super) struct ColdCounters {
     drops: Box<[AtomicU64]>,
 }
 
+/// Bytes of the counters of drops.
+pub(super) const DROPS_SIZE: usize = DropReason::COUNT * size_of::<AtomicU64>();
+
 impl Default for ColdCounters {
     fn default() -> Self {
         let none = || std::array::from_fn(|_| AtomicU64::new(0));
