@@ -21,6 +21,7 @@ use crate::dpdk::port::{Port, PortSettings, StartedPort};
 use crate::dpdk::ring::ring_pair;
 use crate::gateway::{Assembly, assemble, ports};
 use crate::ids::PortId;
+use crate::ipsec::replay::window_words;
 use crate::ipsec::sa::{INBOUND_SIZE, OUTBOUND_SIZE};
 
 /// Mbufs that each thread may keep in its cache.
@@ -257,7 +258,7 @@ fn open_plain<'e>(
 /// What one SA takes.
 fn memory(config: &Config) -> MemoryReport {
     // The window is words of 32 numbers each, and one more block at its right edge.
-    let words = (config.gateways.window as usize / 32 + 1).next_power_of_two();
+    let words = window_words(config.gateways.window);
     MemoryReport {
         outbound_bytes: OUTBOUND_SIZE,
         inbound_bytes: INBOUND_SIZE + words * size_of::<u64>(),

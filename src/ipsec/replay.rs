@@ -87,9 +87,11 @@ pub(super) fn window_size(size: u32) -> u32 {
     size.clamp(MIN_WINDOW, MAX_WINDOW)
 }
 
-/// How many words a window of `size` packets has.
-pub(super) fn window_words(size: u32) -> usize {
-    let blocks = (u64::from(size) / BLOCK).saturating_add(1);
+/// How many words a window of `size` packets has: for as many blocks as it can touch.
+pub(crate) fn window_words(size: u32) -> usize {
+    let blocks = u64::from(size.saturating_sub(1))
+        .div_ceil(BLOCK)
+        .saturating_add(1);
     // Some thousands at most.
     usize::try_from(blocks.next_power_of_two()).unwrap_or(1)
 }

@@ -171,7 +171,7 @@ pub struct InboundSa {
     /// The first IPv4 networks of the selectors, nearly always the only ones: remote, then local; as in [`V4Prefix`].
     first_prefixes: [u32; 2],
     /// Size of the window in packets, less one.
-    beside_one: u16,
+    window_less_one: u16,
     first_host_bits: [u8; 2],
     /// The protocol that its packets come in, [`protocol::ESP`] or [`protocol::UDP`]; [`STOPPED`] where it opens none any
     /// more.
@@ -437,10 +437,12 @@ impl OutboundSa {
     #[inline]
     pub fn take_numbers(&self, worker: &WorkerId, count: u64) -> SeqRun {
         if self.counters().is_owned_by(worker) {
-            self.seq().take_as_owner(count)
-        } else {
-            self.seq().take(count)
+            return self.seq().take_as_owner(count);
         }
+        if self.counters().has_owner() {
+            self.seq().note_guest();
+        }
+        self.seq().take(count)
     }
 
     /// How many sequence numbers it has spent: one for each packet that was sealed, and for each that failed after that.
@@ -558,7 +560,7 @@ impl InboundSa {
             spi: params.sa.spi.get(),
             salt: Zeroizing::new(params.sa.key.salt()),
             first_prefixes: first.map(|net| net.prefix),
-            beside_one: low_16(u64::from(size).wrapping_sub(1)),
+            window_less_one: low_16(u64::from(size).wrapping_sub(1)),
             first_host_bits: first.map(|net| net.host_bits),
             carrier: AtomicU8::new(match params.sa.encapsulation {
                 Encapsulation::None => protocol::ESP,
@@ -576,7 +578,7 @@ impl InboundSa {
         Window {
             top: &self.top,
             words: self.far.words(),
-            size: u64::from(self.beside_one).wrapping_add(1),
+            size: u64::from(self.window_less_one).wrapping_add(1),
             floor: &self.far.header().floor,
         }
     }
@@ -734,3 +736,7 @@ fn v6_octets(address: IpAddr) -> [u8; 16] {
         IpAddr::V6(address) => address.octets(),
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "sa/tests.rs"]
+mod tests;

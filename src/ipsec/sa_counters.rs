@@ -128,6 +128,11 @@ impl SaCounters<'_> {
         self.owner.load(Ordering::Relaxed) == worker.0 && worker.0 != NOBODY
     }
 
+    /// Whether any worker owns the SA.
+    pub(super) fn has_owner(self) -> bool {
+        self.owner.load(Ordering::Relaxed) != NOBODY
+    }
+
     /// Adds a run of packets, no more than a burst, and their inner bytes.
     #[inline]
     pub fn add(self, worker: &WorkerId, packets: u64, bytes: u64) {

@@ -218,6 +218,36 @@ mod tests {
     }
 
     #[test]
+    fn first_network_holds_what_the_set_does() {
+        let addresses = [
+            0,
+            1,
+            0x0a00_0000,
+            0x0a01_0203,
+            0x0a01_0204,
+            0x7fff_ffff,
+            1 << 31,
+            u32::MAX,
+        ];
+        for len in 0..=32 {
+            for network in addresses {
+                let network = Ipv4Addr::from_bits(network);
+                let network = ipnet::Ipv4Net::new(network, len).expect("a length");
+                let set = PrefixSet::new(&[IpNet::V4(network)]);
+                for address in addresses {
+                    let holds = set.first_v4().contains(address);
+                    assert_eq!(holds, network.contains(&Ipv4Addr::from_bits(address)));
+                    assert_eq!(holds, set.contains_v4(address));
+                }
+            }
+        }
+        let none = PrefixSet::new(&["fd00::/8".parse().expect("a network")]);
+        for address in addresses {
+            assert!(!none.first_v4().contains(address));
+        }
+    }
+
+    #[test]
     fn only_what_lies_between_two_stations_is_routable() {
         let is_routable = |source: &str, destination: &str| {
             let [source, destination] =

@@ -25,6 +25,7 @@ const STOPPED: u64 = 0;
 /// What all workers share of the sequence numbers of one outbound SA.
 ///
 /// Whoever takes numbers reads all fields, so they share a cache line; the lease is written a few times a second.
+#[repr(align(32))]
 pub struct SeqAllocator {
     /// Next number to be taken; may run past `leased` where workers take some at one moment, and what lies beyond is never used.
     next: AtomicU64,
@@ -34,8 +35,10 @@ pub struct SeqAllocator {
     last: u64,
     /// How many numbers the owner took ahead at the last time; it alone writes this.
     ahead: AtomicU8,
-    /// Whether another worker ever took numbers: 1, or 0.
+    /// Whether a worker ever took numbers that another one owns the SA of: 1, or 0.
     is_shared: AtomicU8,
+    /// Whether the last number is one of a lifetime.
+    ends_early: bool,
 }
 
 /// Most numbers that the owner of an SA takes ahead where others take some too. Runs of so many need no stock.
@@ -79,15 +82,18 @@ impl SeqAllocator {
             last,
             ahead: AtomicU8::new(0),
             is_shared: AtomicU8::new(0),
+            ends_early: false,
         }
     }
 
     /// Lets no more than `packets` numbers be used in all: what a lifetime in packets comes to, exactly.
     pub(super) fn limit(&mut self, packets: u64) {
         let next = self.next.load(Ordering::Relaxed);
-        self.last = self
-            .last
-            .min(next.saturating_add(packets).saturating_sub(1));
+        let last = next.saturating_add(packets).saturating_sub(1);
+        if last < self.last {
+            self.last = last;
+            self.ends_early = true;
+        }
     }
 
     /// Takes up to `count` numbers below `leased`, with one atomic addition.
@@ -113,16 +119,11 @@ impl SeqAllocator {
         }
     }
 
-    /// Whether the last number is one of a lifetime.
-    fn ends_early(&self) -> bool {
-        self.last != LAST_SHORT && self.last != LAST_EXTENDED
-    }
-
     fn shortage(&self, leased: u64) -> DropReason {
         //= https://www.rfc-editor.org/rfc/rfc4303#section-3.3.3
         //# the sender MUST NOT send a packet on an SA if doing so would cause
         //# the sequence number to cycle.
-        if leased == STOPPED || leased > self.last && self.ends_early() {
+        if leased == STOPPED || leased > self.last && self.ends_early {
             DropReason::SaExpired
         } else if leased > self.last {
             DropReason::SeqExhausted
@@ -189,13 +190,18 @@ impl Seq<'_> {
         };
         shared.ahead.store(low_8(ahead), Ordering::Relaxed);
         let more = if count < MOST_AHEAD { ahead } else { 0 };
-        let taken = shared.take(count.saturating_sub(len).saturating_add(more), leased);
+        // All of `count`, as if nothing were in stock: another worker may take some at this moment, and then what is taken here has to
+        // be enough by itself.
+        let taken = shared.take(count.saturating_add(more), leased);
         let (first, len) = if is_latest && taken.first == next {
             (first, len.saturating_add(taken.count))
         } else {
             (taken.first, taken.count)
         };
-        let run = self.hand_out(first, len, count.min(len));
+        let given = count.min(len);
+        // A burst is too small for more to be left.
+        let len = len.min(given.saturating_add(u8::MAX.into()));
+        let run = self.hand_out(first, len, given);
         SeqRun {
             short: (run.count < count).then(|| shared.shortage(leased)),
             ..run
@@ -208,12 +214,17 @@ impl Seq<'_> {
         let shared = self.shared;
         let run = shared.take(count, shared.leased.load(Ordering::Acquire));
         if run.count > 0 {
-            if shared.is_shared.load(Ordering::Relaxed) == 0 {
-                shared.is_shared.store(1, Ordering::Relaxed);
-            }
             self.give_up_stock();
         }
         run
+    }
+
+    /// Notes that a worker takes numbers of an SA that another one owns.
+    #[inline]
+    pub(super) fn note_guest(self) {
+        if self.shared.is_shared.load(Ordering::Relaxed) == 0 {
+            self.shared.is_shared.store(1, Ordering::Relaxed);
+        }
     }
 
     /// Asks for what the owner will want when its stock is empty, as it is now and then. Changes nothing but time.
@@ -233,10 +244,11 @@ impl Seq<'_> {
 
     /// Next number that would be used. While workers take numbers it may be some too high, never too low.
     pub fn next(self) -> u64 {
-        let len = u64::from(self.len.load(Ordering::Relaxed));
-        let stock = self.stock.load(Ordering::Relaxed);
+        let before = self.shared.next.load(Ordering::Acquire);
+        let len = u64::from(self.len.load(Ordering::Acquire));
+        let stock = self.stock.load(Ordering::Acquire);
         let next = self.shared.next.load(Ordering::Relaxed);
-        if stock.wrapping_add(len) == next {
+        if before == next && stock.wrapping_add(len) == next {
             stock
         } else {
             next
@@ -279,7 +291,7 @@ impl Seq<'_> {
 
     /// Whether every number of its kind has been used: the SA needs a new key.
     pub fn is_exhausted(self) -> bool {
-        !self.shared.ends_early() && self.next() > self.last()
+        !self.shared.ends_early && self.next() > self.last()
     }
 
     /// Allows numbers below `until`, which must be on disk by now. Never takes a lease back, and gives none to an SA that was
@@ -414,6 +426,12 @@ mod tests {
             assert_eq!(seq.take(1).short, Some(DropReason::SaExpired));
             assert_eq!((seq.unused(), seq.is_exhausted()), (12, false));
         }
+        // One that ends where numbers of the other kind would.
+        let mut alone = Alone::new(1, true);
+        alone.shared.limit(LAST_SHORT);
+        alone.seq().extend_lease(u64::MAX);
+        assert_eq!(alone.seq().take(LAST_SHORT).short, None);
+        assert_eq!(alone.seq().take(1).short, Some(DropReason::SaExpired));
         // One that its kind does not reach is none.
         let mut alone = Alone::new(LAST_SHORT, false);
         alone.shared.limit(5);
@@ -590,6 +608,27 @@ mod models {
             all.dedup();
             assert_eq!(all.len(), 5);
             assert!(all.iter().all(|number| *number < seq.next()));
+        });
+    }
+
+    #[test]
+    fn owner_whose_stock_is_too_small_is_given_all_it_wants_whoever_comes() {
+        loom::model(|| {
+            let alone = Arc::new(Alone::new(1, true));
+            alone.seq().extend_lease(1000);
+            let theirs = Arc::clone(&alone);
+            let other = loom::thread::spawn(move || theirs.seq().take(1));
+            let mine = [1, 200].map(|count| alone.seq().take_as_owner(count));
+            let theirs = other.join().expect("worker");
+            let mut all: Vec<u64> = mine
+                .iter()
+                .chain([&theirs])
+                .inspect(|run| assert_eq!(run.short, None))
+                .flat_map(|run| run.first..run.first + run.count)
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 202);
         });
     }
 
