@@ -593,7 +593,8 @@ mod models {
         loom::model(|| {
             let alone = Arc::new(Alone::new(1, true));
             let seq = alone.seq();
-            seq.extend_lease(10);
+            // Enough for both beside what the owner takes ahead.
+            seq.extend_lease(1000);
             let theirs = Arc::clone(&alone);
             let other = loom::thread::spawn(move || [theirs.seq().take(1), theirs.seq().take(1)]);
             let mine = [1, 1, 1].map(|count| seq.take_as_owner(count));
