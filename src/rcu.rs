@@ -9,7 +9,8 @@
 //! ([`Cells`]), so that a reader that goes from one to another at random comes over few pages; one bit a slot says that its
 //! value is where it nearly always is, and of all slots these fit the nearest cache.
 //!
-//! This, with the memory that what is in slots lies in ([`pages`]), is the only unsafe code outside `dpdk` and `crypto`.
+//! This, with the memory that what is in slots and windows lie in ([`pages`], [`ring`]), is the only unsafe code outside `dpdk` and
+//! `crypto`.
 
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};

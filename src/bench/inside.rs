@@ -257,7 +257,6 @@ fn open_plain<'e>(
 
 /// What one SA takes.
 fn memory(config: &Config) -> MemoryReport {
-    // The window is words of 32 numbers each, and one more block at its right edge.
     let words = window_words(config.gateways.window);
     MemoryReport {
         outbound_bytes: OUTBOUND_SIZE,

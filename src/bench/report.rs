@@ -287,7 +287,7 @@ pub struct StageCycles {
 /// What one SA takes of memory, in bytes.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
 pub struct MemoryReport {
-    /// To seal: key schedule, header template, number, counters.
+    /// To seal: key schedule, headers, number, counters.
     pub outbound_bytes: usize,
     /// To open: key schedule, window, selectors, counters.
     pub inbound_bytes: usize,
